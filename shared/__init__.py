@@ -1,0 +1,1 @@
+"""What dreamforge and recover both need; it knows neither of them."""

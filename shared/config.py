@@ -1,0 +1,80 @@
+"""Options as dataclass fields: default, range and help stand in one place.
+
+A config is a frozen dataclass whose fields are made with :func:`option`. ``__post_init__`` calls
+:func:`validate`; ``shared.cli.config_options`` turns the same fields into command-line flags. No
+torch here: ``--help`` must answer at once.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What the command line needs to know of a field besides its name, type and default."""
+
+    help: str
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None  # exclusive lower bound
+    below: float | None = None  # exclusive upper bound
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None
+    flag: str | None = None  # when the flag is not the field's name with hyphens
+
+
+def option(default: Any, help: str, **facts: Any) -> Any:  # noqa: A002
+    """Return a dataclass field with a default, its help text and its bounds (see Option)."""
+    return dataclasses.field(default=default, metadata={"option": Option(help=help, **facts)})
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """Return the command-line flag of a field: ``--batch-size`` for ``batch_size``."""
+    chosen: Option = field.metadata["option"]
+    return chosen.flag or "--" + field.name.replace("_", "-")
+
+
+def options_of(config_class: Any) -> list[tuple[dataclasses.Field[Any], Option]]:
+    """Return the fields made with :func:`option`, in order."""
+    return [
+        (field, field.metadata["option"])
+        for field in dataclasses.fields(config_class)
+        if "option" in field.metadata
+    ]
+
+
+def validate(config: Any) -> None:
+    """Check every option of ``config`` against its bounds. None passes: it means "choose".
+
+    Raises:
+        ConfigError: Naming the flag, the value found and the bound.
+    """
+    for field, chosen in options_of(config):
+        value = getattr(config, field.name)
+        if value is None or isinstance(value, bool):
+            continue
+        expected = _violated(chosen, value)
+        if expected:
+            raise ConfigError(f"{flag_of(field)}: found {value}, expected {expected}")
+
+
+def _violated(chosen: Option, value: Any) -> str | None:
+    if chosen.choices is not None:
+        return None if value in chosen.choices else "one of " + ", ".join(chosen.choices)
+    if not isinstance(value, (int, float)):
+        return None
+    if not math.isfinite(value):
+        return "a finite number"
+    if chosen.min is not None and value < chosen.min:
+        return f"at least {chosen.min:g}"
+    if chosen.max is not None and value > chosen.max:
+        return f"at most {chosen.max:g}"
+    if chosen.above is not None and value <= chosen.above:
+        return f"more than {chosen.above:g}"
+    if chosen.below is not None and value >= chosen.below:
+        return f"less than {chosen.below:g}"
+    return None

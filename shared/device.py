@@ -1,0 +1,107 @@
+"""The one place that knows which device there is and what it can do.
+
+Everything else takes a ``torch.device`` and a compute ``torch.dtype`` and runs the same lines on
+CUDA and on the CPU.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from shared.errors import ConfigError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called ``name``: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``.
+
+    Raises:
+        ConfigError: If the name is no device, or no such device is present.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"--device {name}: {found} CUDA devices are visible; use --device cpu")
+    return device
+
+
+def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """Return the dtype for convolutions: ``auto`` is bfloat16 where the device is fast in it."""
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        # Private, but the only question of its kind, and missing it costs speed alone.
+        fast = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+    return torch.bfloat16 if fast else torch.float32
+
+
+@contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Run the block in mixed precision; float32 leaves everything as it is."""
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        yield
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for queued work, so that a clock read next means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a CPU tensor to ``device`` without waiting for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device's name as provenance wants it: model and number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_model()} ({torch.get_num_threads()} threads)"
+
+
+def num_bytes_free(device: torch.device) -> int:
+    """Return how much memory is free on the device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement for :func:`peak_num_bytes` (CUDA; the CPU only counts up)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_num_bytes(device: torch.device) -> int:
+    """Return the largest memory use so far: of the allocator on CUDA, of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on every platform that has a CPU
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

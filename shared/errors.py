@@ -1,0 +1,46 @@
+"""The errors that a user can cause, each with the exit code that the command line returns.
+
+A message is one line: what was found, what was expected, what to do.
+"""
+
+
+class DreamforgeError(Exception):
+    """Base of all errors that end a command with one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(DreamforgeError):
+    """An option or a combination of options that makes no sense."""
+
+    exit_code = 2
+
+
+class CheckpointError(DreamforgeError):
+    """A teacher or student file that cannot be used: wrong, truncated, unsafe, without BatchNorm."""
+
+    exit_code = 3
+
+
+class DreamSetError(DreamforgeError):
+    """A dream set (index or shard) that is damaged, incomplete, hostile or of another version."""
+
+    exit_code = 3
+
+
+class InputFileError(DreamforgeError):
+    """Any other input file that cannot be used: evaluation images, configuration."""
+
+    exit_code = 3
+
+
+class IncompatibleError(DreamforgeError):
+    """Inputs that are fine alone but do not belong together: another teacher, changed arguments."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(DreamforgeError):
+    """A run that was stopped from outside; the message holds the command that resumes it."""
+
+    exit_code = 130

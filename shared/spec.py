@@ -1,0 +1,103 @@
+"""What one must know of a teacher besides its weights; it travels in checkpoints and dream sets."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """Architecture, preprocessing and identity of a classifier.
+
+    Attributes:
+        architecture: Catalog name (``resnet50``, ``resnet20``), ``timm:NAME`` or
+            ``package.module:factory``.
+        num_classes: Length of a logit vector.
+        image_shape: ``(C, H, W)`` in pixels.
+        mean: Per channel, for pixels in [0, 1]; ``inputs = (pixels - mean) / std``.
+        std: Per channel, positive.
+        class_names: One per class, in the order of the logits, or None where unknown.
+        fingerprint: Hexadecimal sha256 of the weights, see :func:`shared.teacher.fingerprint`.
+        path: Where the weights were read from, or None.
+        assumptions: What the checkpoint did not say and was assumed, one sentence each.
+    """
+
+    architecture: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    class_names: tuple[str, ...] | None = None
+    path: str | None = None
+    assumptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        channels = self.image_shape[0]
+        _require(bool(self.architecture), "architecture", self.architecture, "a name")
+        _require(self.num_classes >= 1, "num_classes", self.num_classes, "at least 1")
+        _require(
+            len(self.image_shape) == 3 and all(size >= 1 for size in self.image_shape),
+            "image_shape",
+            self.image_shape,
+            "three positive integers",
+        )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            _require(
+                len(values) == channels and all(map(math.isfinite, values)),
+                name,
+                values,
+                f"{channels} finite numbers, one per channel",
+            )
+        _require(all(value > 0 for value in self.std), "std", self.std, "positive numbers")
+        _require(
+            re.fullmatch(r"[0-9a-f]{64}", self.fingerprint) is not None,
+            "fingerprint",
+            self.fingerprint,
+            "64 hexadecimal digits",
+        )
+        _require(
+            self.class_names is None or len(self.class_names) == self.num_classes,
+            "class_names",
+            None if self.class_names is None else len(self.class_names),
+            f"{self.num_classes} names",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON types."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "TeacherSpec":
+        """Return the spec of a JSON record; unknown keys are ignored.
+
+        Raises:
+            ConfigError: If a key is missing or a value has the wrong type or range.
+        """
+        try:
+            names = record.get("class_names")
+            return cls(
+                architecture=str(record["architecture"]),
+                num_classes=int(record["num_classes"]),
+                image_shape=tuple(int(size) for size in record["image_shape"]),  # type: ignore[arg-type]
+                mean=tuple(float(value) for value in record["mean"]),
+                std=tuple(float(value) for value in record["std"]),
+                fingerprint=str(record["fingerprint"]),
+                class_names=None if names is None else tuple(str(name) for name in names),
+                path=None if record.get("path") is None else str(record["path"]),
+                assumptions=tuple(str(text) for text in record.get("assumptions", ())),
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise ConfigError(f"teacher record: {type(error).__name__}: {error}") from error
+
+
+def _require(condition: bool, name: str, found: object, expected: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise ConfigError(f"teacher {name}: found {found!r}, expected {expected}")
