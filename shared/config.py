@@ -27,7 +27,7 @@ class Option:
     flag: str | None = None  # when the flag is not the field's name with hyphens
 
 
-def option(default: Any, help: str, **facts: Any) -> Any:  # noqa: A002
+def option(default: Any, help: str, **facts: Any) -> Any:
     """Return a dataclass field with a default, its help text and its bounds (see Option)."""
     return dataclasses.field(default=default, metadata={"option": Option(help=help, **facts)})
 

@@ -17,18 +17,25 @@ from shared.errors import ConfigError
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     """Return the device called ``name``: ``auto`` (CUDA where there is one), ``cpu``, ``cuda:1``.
+
+    Processes that a launcher started on one machine take its CUDA devices in turn, by
+    ``local_rank``, unless ``name`` picks one.
 
     Raises:
         ConfigError: If the name is no device, or no such device is present.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None and torch.cuda.device_count():
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+        raise ConfigError(
+            f"--device {name}: not a device; use auto, cpu, cuda or cuda:N"
+        ) from error
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: only cpu and cuda are supported")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

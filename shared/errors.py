@@ -17,7 +17,7 @@ class ConfigError(DreamforgeError):
 
 
 class CheckpointError(DreamforgeError):
-    """A teacher or student file that cannot be used: wrong, truncated, unsafe, without BatchNorm."""
+    """A teacher or student file that cannot be used: wrong, truncated, unsafe, no BatchNorm."""
 
     exit_code = 3
 

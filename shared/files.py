@@ -1,8 +1,10 @@
 """Files that are there whole or not at all: written beside their place, fsynced, renamed."""
 
+import glob
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The data is on the disk before the new name is, and the name before this returns. When the
     block raises, the temporary file is removed and ``path`` is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -25,6 +27,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def remove_stale_temporaries(path: Path) -> None:
+    """Remove what killed processes of this host left of ``path``, see :func:`atomic_path`."""
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for leftover in path.parent.glob(glob.escape(prefix) + "*.tmp"):
+        process = leftover.name[len(prefix) : -len(".tmp")]
+        if process.isdigit() and not _is_running(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def fsync_folder(folder: Path) -> None:

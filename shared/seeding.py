@@ -6,13 +6,14 @@ state to save.
 """
 
 import hashlib
+import json
 
 import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed that depends on ``seed`` and the stream's ``names`` alone."""
-    text = "/".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    text = json.dumps([seed, *names])  # unambiguous: 1 is not "1", and no name holds a separator
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -94,7 +94,14 @@ class TeacherSpec:
                 path=None if record.get("path") is None else str(record["path"]),
                 assumptions=tuple(str(text) for text in record.get("assumptions", ())),
             )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise ConfigError(f"teacher record: {type(error).__name__}: {error}") from error
 
 

@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else: each sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check docs clean
+
+demo: .venv/.demo
+	$(BIN)/python benchmarks/digits.py demo/digits
+	$(BIN)/dreamforge synth --teacher data/digits-resnet14.safetensors --n 2048 --out demo/dreams.h5
+	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png
+	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --eval-data demo/digits/test \
+		--out demo/recovered --overwrite
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+docs: .venv/.test
+	$(BIN)/python benchmarks/write_cli_docs.py docs/cli.md
+
+# One stamp per set of extras; pyproject.toml decides when to install again.
+.venv/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; try make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo build dist *.egg-info

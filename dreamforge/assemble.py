@@ -1,0 +1,161 @@
+"""A dream set made of rows that exist already: what merge, filter, unpack and import have in common."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.dreams import DreamBatch
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError
+from shared.manifest import Manifest, shard_names
+from shared.metrics import accuracy
+from shared.progress import Progress, ProgressCallback, ignore_progress
+from shared.shards import write_index, write_shard
+from shared.spec import TeacherSpec
+
+SHARD_BYTES = 64 * 2**20  # of images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Where the rows of a new set come from, and what its index will say.
+
+    Attributes:
+        num_images: How many rows there are.
+        read: Returns rows ``start`` to ``stop``.
+        teacher: Of all rows.
+        synthesis: For the manifest and the shards.
+        provenance: For the manifest.
+        teacher_blob: Weights to embed, or None.
+    """
+
+    num_images: int
+    read: Callable[[int, int], DreamBatch]
+    teacher: TeacherSpec
+    synthesis: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    teacher_blob: bytes | None = None
+
+
+def write_set(
+    out: Path,
+    rows: Rows,
+    *,
+    shard_size: int | None = None,
+    compression: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback = ignore_progress,
+) -> Manifest:
+    """Write shards and, last, the index of a set of the given rows.
+
+    Args:
+        out: The index.
+        rows: What to write.
+        shard_size: Images in a shard; by default as many as fill 64 MiB.
+        compression: Gzip the arrays.
+        overwrite: Remove a set, or the shards of one, that is there.
+        progress: Told after every shard.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: If something is there, or the shard size is impossible.
+        DreamSetError: If the rows cannot be read.
+    """
+    if shard_size is not None and shard_size < 1:
+        raise ConfigError(f"--shard-size: found {shard_size}, expected at least 1")
+    size = shard_size or max(1, SHARD_BYTES // prod(rows.teacher.image_shape))
+    num_shards = -(-rows.num_images // size)
+    names = shard_names(out, num_shards)
+    make_room(out, overwrite=overwrite)
+    edges = [rows.num_images * number // num_shards for number in range(num_shards + 1)]
+    shards, columns = [], []
+    for number, name in enumerate(names):
+        dreams = rows.read(edges[number], edges[number + 1])
+        attributes = {
+            "shard": number,
+            "num_shards": num_shards,
+            "teacher": rows.teacher.fingerprint,
+            "synthesis": dict(rows.synthesis),
+        }
+        shards.append(write_shard(out.with_name(name), dreams, attributes, compression=compression))
+        columns.append(_answers(dreams))
+        progress(Progress(stage="write", done=number + 1, total=num_shards, unit="shards"))
+    manifest = Manifest(
+        num_images=rows.num_images,
+        shards=tuple(shards),
+        teacher=rows.teacher,
+        synthesis=dict(rows.synthesis),
+        provenance=dict(rows.provenance),
+        quality=_quality(columns),
+    )
+    labels = torch.cat([labels for labels, _, _, _ in columns])
+    write_index(out, manifest, labels, teacher=rows.teacher_blob)
+    return manifest
+
+
+def make_room(out: Path, *, overwrite: bool) -> None:
+    """Remove what is at ``out``, index first, if that is allowed.
+
+    Raises:
+        ConfigError: If something is there and may not be removed.
+    """
+    shards = sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5"))
+    if not overwrite and (out.exists() or shards):
+        found = out if out.exists() else shards[0]
+        raise ConfigError(f"{found}: is there already; choose another --out, or --overwrite")
+    out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
+    for path in shards:
+        path.unlink()
+
+
+def source_of(dreams: DreamSet) -> dict[str, Any]:
+    """Return what the provenance of a derived set says of the set that it was made from."""
+    manifest = dreams.manifest
+    return {
+        "name": dreams.path.name,
+        "digest": manifest.digest(),
+        "num_images": manifest.num_images,
+        "synthesis": manifest.synthesis,
+        "provenance": manifest.provenance,
+    }
+
+
+def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance of a set made from others: ``facts`` of this run, and of each source.
+
+    It is synthetic if all sources are, and under the licenses of all of them.
+    """
+    origins = [dreams.manifest.provenance for dreams in sources]
+    licenses = sorted({str(origin.get("license", "unspecified")) for origin in origins})
+    derived: dict[str, Any] = {
+        "license": " AND ".join(licenses),
+        "synthetic": all(origin.get("synthetic", True) for origin in origins),
+        "sources": [source_of(dreams) for dreams in sources],
+    }
+    seconds = [origin.get("seconds") for origin in origins]
+    if all(isinstance(value, int | float) for value in seconds):
+        derived["seconds"] = sum(value for value in seconds if value is not None)
+    return {**facts, **derived}
+
+
+def _answers(dreams: DreamBatch) -> tuple[torch.Tensor, float, float, float]:
+    """Return labels, and the sums over rows of accuracy, confidence and loss."""
+    logits = dreams.logits.float()
+    confidence = logits.softmax(1).amax(1).sum().item()
+    num_right = accuracy(logits, dreams.labels) * len(dreams)
+    return dreams.labels, num_right, confidence, dreams.loss.double().sum().item()
+
+
+def _quality(columns: Sequence[tuple[torch.Tensor, float, float, float]]) -> dict[str, float]:
+    num_images = sum(len(labels) for labels, _, _, _ in columns)
+    names = ("teacher_accuracy", "mean_confidence", "mean_loss")
+    return {
+        name: sum(column[place] for column in columns) / num_images
+        for place, name in enumerate(names, start=1)
+    }

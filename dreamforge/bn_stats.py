@@ -1,0 +1,121 @@
+"""BatchNorm statistics of a forward pass, as cheap as the BatchNorm itself.
+
+DeepInversion compares the mean and variance of every BatchNorm's input with those the teacher
+remembers (Yin et al. 2020, arXiv:1912.08795, eq. 4). Written with hooks and ``x.mean()``,
+``x.var()``, the statistics and their gradients cost more than the convolutions. Here a BatchNorm
+in evaluation mode is one autograd function that returns its output and the two statistics; its
+backward is two per-channel affine maps, because the gradient of mean and variance is one.
+"""
+
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from shared.teacher import batch_norms
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class BatchStats(NamedTuple):
+    """What one BatchNorm saw in one forward pass, and what it expects to see.
+
+    Each ``(C,)`` float32; variances are biased (divided by the number of values), as in the
+    forward pass of a BatchNorm that trains.
+    """
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+class BatchNormMonitor:
+    """Within its ``with`` block, the network's BatchNorms also report their input's statistics.
+
+    The network must be in evaluation mode. It is changed only inside the block: ``forward`` of
+    each BatchNorm is shadowed on the instance, and restored on leaving, also after an error.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._modules = list(batch_norms(network).values())
+        self._taken: list[BatchStats] = []
+
+    def __enter__(self) -> Self:
+        for module in self._modules:
+            module.forward = self._reporting_forward(module)  # type: ignore[method-assign]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for module in self._modules:
+            del module.forward  # the class's own is found again
+        self._taken.clear()
+
+    def take(self) -> list[BatchStats]:
+        """Return the statistics of the last forward pass, in the order of the calls."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def _reporting_forward(self, module: Any) -> Any:
+        with torch.no_grad():
+            running_mean, running_var = module.running_mean.float(), module.running_var.float()
+            scale = torch.rsqrt(running_var + module.eps)
+            if module.affine:
+                scale = scale * module.weight.float()
+            shift = -running_mean * scale
+            if module.affine:
+                shift = shift + module.bias.float()
+
+        # The kernel wants running statistics to update, and computes in their dtype.
+        scratch = torch.zeros_like(scale), torch.ones_like(scale)
+
+        def forward(inputs: Tensor) -> Tensor:
+            outputs, mean, var = _AffineWithStats.apply(inputs, scale, shift, scratch)
+            self._taken.append(BatchStats(mean, var, running_mean, running_var))
+            return outputs
+
+        return forward
+
+
+class _AffineWithStats(torch.autograd.Function):
+    """``x -> (scale * x + shift, mean(x), var(x))`` per channel, dimension 1."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, scale: Tensor, shift: Tensor, scratch: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, ...]:
+        # The kernel of training-mode BatchNorm: one pass, accumulated in float32.
+        mean, var = torch.batch_norm_update_stats(inputs, *scratch, 0.0)
+        ctx.save_for_backward(inputs, scale, mean)
+        return channel_affine(inputs, scale, shift), mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        inputs, scale, mean = ctx.saved_tensors
+        grad_outputs, grad_mean, grad_var = gradients
+        num_values = inputs.numel() // inputs.shape[1]
+        slope = grad_var * (2 / num_values)
+        offset = grad_mean / num_values - slope * mean
+        grad_inputs = channel_affine(grad_outputs, scale, torch.zeros_like(scale))
+        return grad_inputs.add_(channel_affine(inputs, slope, offset)), None, None, None
+
+
+def channel_affine(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return ``scale * inputs + shift`` per channel, in the inputs' dtype and layout.
+
+    Evaluation-mode BatchNorm of mean 0 and variance 1 is that map, and the fastest kernel for it:
+    on a CPU in bfloat16 it takes a fifth of the time of a broadcast multiply and add.
+
+    Args:
+        inputs: ``(N, C, ...)``, any float dtype.
+        scale: float32 ``(C,)``.
+        shift: float32 ``(C,)``.
+    """
+    zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
+    return F.batch_norm(inputs, zeros, ones, scale, shift, training=False, eps=0.0)

@@ -1,0 +1,177 @@
+"""``dreamforge``: make dream sets, and look into the ones that others made."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dreamforge.config import PRESETS, SynthesisConfig, preset_values
+from shared.cli import (
+    Tool,
+    build_config,
+    command_line,
+    config_options,
+    emit,
+    parse_floats,
+    parse_image_size,
+    progress_display,
+    read_class_names,
+    say,
+    show_table,
+)
+
+CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
+FILE = click.Path(path_type=Path)
+
+
+@click.group(cls=Tool, context_settings=CONTEXT)
+@click.version_option(package_name="dreamforge-recover", prog_name="dreamforge")
+def main() -> None:
+    """Turn a trained classifier into a dream set: images it recognises, made from it alone.
+
+    Exit codes: 0 fine; 1 failed, or a check found something; 2 usage; 3 bad input file;
+    4 inputs that do not belong together; 130 interrupted, the same command goes on.
+    """
+
+
+@main.command()
+@click.option("--teacher", type=FILE, required=True, help="checkpoint: .pt, .pth, .safetensors")
+@click.option(
+    "--out", type=FILE, default=Path("dreams.h5"), help="index file  [default: dreams.h5]"
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="default",
+    help="named settings; flags win over them",
+)
+@config_options(SynthesisConfig)
+@click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell")
+@click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH")
+@click.option("--mean", metavar="R,G,B", help="of the teacher's preprocessing, for pixels in [0,1]")
+@click.option("--std", metavar="R,G,B", help="likewise")
+@click.option("--class-names", type=FILE, help="text file, one name a line")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+@click.option("--worker", metavar="I/N", help="make only every N-th shard, beginning with I")
+@click.option("--embed-teacher", is_flag=True, help="put the teacher's weights into the index")
+@click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
+@click.option("--overwrite", is_flag=True, help="remove the set that is there")
+@click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
+@click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
+def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Invert TEACHER into a dream set. The same command again goes on where it stopped.
+
+    \b
+    Examples:
+      dreamforge synth --teacher resnet50.pt --n 50000 --out dreams.h5
+      dreamforge synth --teacher resnet20.th --n 1024 --steps 200
+      torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --n 50000
+    """
+    from shared.teacher import load_teacher
+
+    from dreamforge.forge import synthesize
+    from dreamforge.workers import find_worker
+    from shared.device import describe_device, resolve_device
+    from shared.provenance import provenance
+
+    worker, local_rank = find_worker(options["worker"])
+    device = resolve_device(options["device"], local_rank)
+    loaded = load_teacher(
+        teacher,
+        architecture=options["arch"],
+        image_size=parse_image_size(options["image_size"]),
+        mean=parse_floats("--mean", options["mean"]),
+        std=parse_floats("--std", options["std"]),
+        class_names=read_class_names(options["class_names"]),
+    )
+    for assumption in loaded.spec.assumptions:
+        say(f"assumed: {assumption}")
+    image_shape = loaded.spec.image_shape
+    preset_settings = preset_values(preset, max(image_shape[1:]))
+    config = build_config(SynthesisConfig, options, preset_settings).resolve(image_shape)
+    if options["dry_run"]:
+        _show_plan(loaded, config, out, device, as_json=as_json)
+        return
+    facts = provenance(device=describe_device(device), command=command_line())
+    with progress_display() as progress:
+        result = synthesize(
+            loaded,
+            config,
+            out,
+            device,
+            worker=worker,
+            provenance={**facts, "license": options["licence"], "preset": preset},
+            embed_teacher=options["embed_teacher"],
+            overwrite=options["overwrite"],
+            progress=progress,
+        )
+    for note in result.notes:
+        say(f"note: {note}")
+    record = {
+        "out": str(result.out),
+        "finished": result.finished,
+        "num_images": result.num_images,
+        "num_shards": result.num_shards,
+        "num_shards_made": result.num_made,
+        "seconds": round(result.seconds, 3),
+        "teacher_accuracy_on_dreams": result.quality.get("teacher_accuracy"),
+        "mean_confidence": result.quality.get("mean_confidence"),
+        "mean_loss": result.quality.get("mean_loss"),
+    }
+    emit(record, as_json=as_json, render=lambda: _show_result(record))
+
+
+def _show_result(record: dict[str, Any]) -> None:
+    if not record["finished"]:
+        click.echo(f"{record['num_shards_made']} shards made; other workers still owe theirs")
+        return
+    made = record["num_shards_made"]
+    accuracy = record["teacher_accuracy_on_dreams"]
+    click.echo(
+        f"{record['out']}: {record['num_images']} dreams in {record['num_shards']} shards"
+        + (f", {made} made now in {record['seconds']:.0f} s" if made else ", already finished")
+        + f"; the teacher recognises {accuracy:.1%} as what they were made for"
+    )
+
+
+def _show_plan(
+    loaded: Any, config: SynthesisConfig, out: Path, device: Any, *, as_json: bool
+) -> None:
+    from dreamforge.estimate import estimate
+    from dreamforge.plan import plan_shards
+    from shared.device import describe_device
+
+    spec = loaded.spec
+    costs = estimate(loaded, config, device)
+    record = {
+        "teacher": spec.to_json(),
+        "device": describe_device(device),
+        "config": config.to_json(),
+        "num_shards": len(plan_shards(config, out)),
+        "out": str(out),
+        **costs,
+    }
+    hours = costs["hours"]
+    rows = [
+        ("teacher", f"{spec.architecture}, {spec.num_classes} classes, {spec.image_shape}"),
+        ("dreams", f"{config.num_images} in batches of {config.batch_size}"),
+        ("steps", f"{config.steps} per batch"),
+        ("files", f"{out} and {record['num_shards']} shards beside it"),
+        ("disk", f"{costs['num_bytes_on_disk'] / 2**20:,.0f} MiB"),
+        (
+            "memory",
+            f"about {costs['num_bytes_in_memory'] / 2**20:,.0f} MiB, "
+            f"{costs['num_bytes_free'] / 2**20:,.0f} MiB free",
+        ),
+        (
+            "time",
+            f"about {hours:,.2f} h at {costs['image_steps_per_second']:,.0f} image-steps/s "
+            f"(timed with batches of {costs['timed_batch_size']}); on 8 such devices {hours / 8:,.2f} h",
+        ),
+        ("device", record["device"]),
+    ]
+    emit(record, as_json=as_json, render=lambda: show_table("Plan", ("", ""), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Every choice of a synthesis run, its default, its bounds and where published settings come from.
+
+No torch here: ``dreamforge --help`` must answer at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.config import option, validate
+
+SMALL_SIDE = 64  # pixels; up to here the CIFAR-sized settings apply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisConfig:
+    """How dreams are made. Two runs with equal configs and teachers make equal dreams.
+
+    Losses are weighted sums; learning rate, jitter and clamping act on normalised inputs.
+    """
+
+    num_images: int = option(1024, "number of dreams", min=1, flag="--n", metavar="N")
+    seed: int = option(0, "seed of every random stream", min=0)
+    steps: int | None = option(
+        None, "Adam steps per batch  [default: 200 up to 64 px, else 1000]", min=1
+    )
+    batch_size: int | None = option(
+        None, "dreams that share BatchNorm statistics  [default: 256 up to 64 px, else 64]", min=2
+    )
+    lr: float = option(0.1, "Adam's rate, in normalised input units", above=0)
+    beta1: float = option(0.5, "Adam's first moment decay", min=0, below=1)
+    beta2: float = option(0.99, "Adam's second moment decay", min=0, below=1)
+    lr_schedule: str = option("cosine", "rate over the steps", choices=("cosine", "constant"))
+    warmup: int = option(0, "steps of linear warm-up", min=0)
+    class_loss: str = option(
+        "cross-entropy",
+        "towards class-balanced targets, or any confident answer (entropy)",
+        choices=("cross-entropy", "entropy"),
+    )
+    class_weight: float = option(1.0, "weight of the class loss", min=0)
+    bn_distance: str = option(
+        "kl",
+        "kl: Gaussian KL per channel, averaged over channels and layers; "
+        "l2: sum of norms (Yin et al. 2020)",
+        choices=("kl", "l2"),
+    )
+    bn_weight: float = option(10.0, "weight of the BatchNorm distance", min=0)
+    first_bn_multiplier: float = option(1.0, "extra weight of the first BatchNorm", above=0)
+    image_norm: str = option(
+        "mean-square",
+        "how total variation and L2 are measured: mean-square per pixel, "
+        "l2 norms over the batch (Yin et al. 2020), l1 sums",
+        choices=("mean-square", "l2", "l1"),
+    )
+    tv_weight: float = option(0.0, "weight of the total variation", min=0)
+    l2_weight: float = option(0.0, "weight of the inputs' L2", min=0)
+    jitter: int | None = option(
+        None, "random roll per step, pixels each way  [default: side / 16]", min=0
+    )
+    flip: bool = option(True, "random horizontal flip per step")
+    init: str = option(
+        "pink", "noise to start from: 1/f spectrum or white", choices=("pink", "white")
+    )
+    precision: str = option(
+        "auto",
+        "of the convolutions; auto: bfloat16 where the device is fast in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    shard_size: int | None = option(
+        None,
+        "dreams per shard, rounded to whole batches  [default: 16 shards, at most 64 MiB]",
+        min=1,
+    )
+    compress: bool = option(False, "gzip the images inside the shards")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def resolve(self, image_shape: tuple[int, int, int]) -> "SynthesisConfig":
+        """Return the config with every automatic choice made for images of ``(C, H, W)``."""
+        side = max(image_shape[1:])
+        small = side <= SMALL_SIDE
+        steps = self.steps or (200 if small else 1000)
+        batch_size = min(self.batch_size or (256 if small else 64), self.num_images)
+        jitter = self.jitter if self.jitter is not None else side // 16
+        return dataclasses.replace(
+            self,
+            steps=steps,
+            batch_size=batch_size,
+            jitter=min(jitter, side - 1),
+            shard_size=self.shard_size or _shard_size(self.num_images, batch_size, image_shape),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the config as JSON types."""
+        return dataclasses.asdict(self)
+
+
+def _shard_size(num_images: int, batch_size: int, image_shape: tuple[int, int, int]) -> int:
+    """Return a sixteenth of the set in whole batches, but never more than 64 MiB of images."""
+    channels, height, width = image_shape
+    num_batches = -(-num_images // batch_size)
+    most = max(1, 64 * 2**20 // (batch_size * channels * height * width))
+    return min(most, -(-num_batches // 16)) * batch_size
+
+
+# Each preset holds what its source says; what the source leaves open keeps our default.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # Yin et al. 2020 (arXiv:1912.08795), CIFAR-10 script's settings, as notes in docs/method.md:
+    # batch 256, 2000 steps, Adam 0.1, TV 1e-3 ("better" set), BN weight 10, jitter 2, white noise.
+    "yin2020-cifar10": {
+        "steps": 2000,
+        "batch_size": 256,
+        "lr": 0.1,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr_schedule": "constant",
+        "bn_distance": "l2",
+        "bn_weight": 10.0,
+        "image_norm": "l2",
+        "tv_weight": 1e-3,
+        "l2_weight": 0.0,
+        "jitter": 2,
+        "init": "white",
+    },
+    # The same paper, ImageNet, 2k steps at 224 px (its setting 1): Adam (0.5, 0.9), cosine with
+    # 100 warm-up steps, BN weight 0.01 with ten times that on the first layer.
+    "yin2020-imagenet": {
+        "steps": 2000,
+        "batch_size": 84,
+        "lr": 0.25,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "lr_schedule": "cosine",
+        "warmup": 100,
+        "bn_distance": "l2",
+        "bn_weight": 0.01,
+        "first_bn_multiplier": 10.0,
+        "image_norm": "l2",
+        "tv_weight": 1e-4,
+        "l2_weight": 1e-5,
+        "jitter": 30,
+        "init": "white",
+    },
+    # Tripurwar et al. 2025 (arXiv:2511.20702), from their code: entropy instead of targets,
+    # 32 images a batch, 200 steps of Adam 0.05, BN weight 10 on unsquared norms, TV 1e-5 (sum of
+    # absolute differences). Their jitter of 32 px belongs to 224 px: one seventh of the side.
+    "tripurwar2025": {
+        "steps": 200,
+        "batch_size": 32,
+        "lr": 0.05,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr_schedule": "constant",
+        "class_loss": "entropy",
+        "bn_distance": "l2",
+        "bn_weight": 10.0,
+        "image_norm": "l1",
+        "tv_weight": 1e-5,
+        "l2_weight": 0.0,
+        "flip": False,
+        "init": "white",
+        "precision": "float32",
+    },
+}
+# The one published setting that depends on the image size.
+JITTER_SHARE = {"tripurwar2025": 1 / 7}
+
+
+def preset_values(name: str, side: int) -> dict[str, Any]:
+    """Return the settings of preset ``name`` for images whose longer side is ``side`` pixels."""
+    values = dict(PRESETS[name])
+    if name in JITTER_SHARE:
+        values["jitter"] = round(JITTER_SHARE[name] * side)
+    return values

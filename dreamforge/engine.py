@@ -1,0 +1,183 @@
+"""The inversion engine: noise in, dreams out, one batch at a time.
+
+DeepInversion (Yin et al. 2020, arXiv:1912.08795): inputs are optimised until the teacher answers
+the targets and its BatchNorm layers see the statistics they remember. The loop is loss, gradient,
+step, clamp; nothing in it waits for the device, and no weight gradients are computed.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from shared.teacher import Teacher
+from torch import Tensor, nn
+
+from dreamforge.bn_stats import BatchNormMonitor
+from dreamforge.config import SynthesisConfig
+from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
+from dreamforge.objective import objective
+from shared.device import autocast, compute_dtype, to_device
+from shared.dreams import DreamBatch
+from shared.errors import DreamforgeError
+from shared.images import to_images
+from shared.seeding import generator
+
+SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is done rarely
+MAX_ATTEMPTS = 4  # each with half the rate of the one before
+
+StepCallback = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SynthesizedBatch:
+    """A batch's dreams and how it went.
+
+    Attributes:
+        dreams: What is stored.
+        terms: The unweighted loss terms when the images were taken, and their weighted ``total``.
+        attempts: 1, or more when a batch diverged and was started again with a lower rate.
+    """
+
+    dreams: DreamBatch
+    terms: dict[str, float]
+    attempts: int
+
+
+@dataclass(slots=True)
+class _Best:
+    """The inputs with the lowest loss so far: a copy, never a view of what Adam moves."""
+
+    inputs: Tensor
+    loss: Tensor
+    last: Tensor  # the latest loss; not finite once the optimisation has diverged
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, inputs: Tensor, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Take over ``inputs`` if ``loss`` is lower; NaN is not. The device decides, unasked."""
+        self.last = loss
+        better = loss < self.loss
+        torch.where(better, inputs, self.inputs, out=self.inputs)
+        self.loss = torch.where(better, loss, self.loss)
+        self.terms = {
+            name: torch.where(better, value, self.terms.get(name, value))
+            for name, value in terms.items()
+        }
+
+
+class Engine:
+    """Inverts one teacher on one device with one config; make one per process.
+
+    Args:
+        teacher: On any device; it is copied, and itself left alone.
+        config: Resolved (see :meth:`SynthesisConfig.resolve`).
+        device: Where to compute.
+    """
+
+    def __init__(self, teacher: Teacher, config: SynthesisConfig, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._dtype = compute_dtype(device, config.precision)
+        self._scorer = teacher.to(device)
+        self._network = _inversion_copy(teacher.network, device, self._dtype)
+        black, white = (
+            torch.zeros(1, *teacher.spec.image_shape),
+            torch.ones(1, *teacher.spec.image_shape),
+        )
+        corners = torch.cat([teacher.normalize(black), teacher.normalize(white)])[:, :, :1, :1]
+        self._low, self._high = corners.to(device).split(1)
+
+    def synthesize(
+        self, batch: int, start: int, stop: int, on_step: StepCallback | None = None
+    ) -> SynthesizedBatch:
+        """Return dreams ``start`` to ``stop`` of the set, which are its batch number ``batch``.
+
+        The result depends on the teacher, the config, the device and these numbers alone.
+
+        Raises:
+            DreamforgeError: If the batch diverges even at an eighth of the rate.
+        """
+        spec = self._scorer.spec
+        targets = balanced_targets(spec.num_classes, self._config.seed, start, stop)
+        for attempt in range(MAX_ATTEMPTS):
+            lr = self._config.lr / 2**attempt
+            best = self._optimize(batch, to_device(targets, self._device), lr, on_step)
+            loss = best.loss.item()
+            if math.isfinite(loss) and math.isfinite(best.last.item()):
+                break
+        else:
+            raise DreamforgeError(
+                f"batch {batch} diverged {MAX_ATTEMPTS} times, last at rate {lr:g}: "
+                "lower --lr or use --precision float32"
+            )
+        images = to_images(self._scorer.denormalize(best.inputs)).contiguous()
+        logits = self._scorer.logits(images).cpu()
+        if self._config.class_loss == "entropy":  # nobody asked for a class: the answer is it
+            targets = logits.argmax(1)
+        dreams = DreamBatch(
+            images=images.cpu(),
+            labels=targets,
+            logits=logits.to(torch.float16),
+            batch=torch.full((stop - start,), batch, dtype=torch.int32),
+            loss=torch.full((stop - start,), loss),
+        )
+        terms = {name: value.item() for name, value in best.terms.items()}
+        return SynthesizedBatch(dreams=dreams, terms={**terms, "total": loss}, attempts=attempt + 1)
+
+    def _optimize(
+        self, batch: int, targets: Tensor, lr: float, on_step: StepCallback | None
+    ) -> _Best:
+        config, shape = self._config, self._scorer.spec.image_shape
+        steps = config.steps or 1
+        draws = generator(config.seed, "batch", batch)
+        noise = initial_inputs(config.init, len(targets), shape, draws)
+        moves = jitters(steps, config.jitter or 0, draws, flip=config.flip)
+        inputs = to_device(noise, self._device).clamp_(self._low, self._high).requires_grad_()
+        infinity = torch.full((), torch.inf, device=self._device)
+        best = _Best(inputs.detach().clone(), infinity, infinity)
+        adam = torch.optim.Adam(
+            [inputs], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
+        )
+        last_read = time.monotonic()
+        with BatchNormMonitor(self._network) as monitor:
+            for step in range(steps):
+                adam.param_groups[0]["lr"] = lr * rate_factor(config, step)
+                moved = move(inputs, *moves[step])
+                with autocast(self._device, self._dtype):
+                    logits = self._network(moved.contiguous(memory_format=torch.channels_last))
+                loss, terms = objective(config, moved, logits, targets, monitor.take())
+                best.update(inputs.detach(), loss.detach(), terms)
+                (inputs.grad,) = torch.autograd.grad(loss, inputs)
+                adam.step()
+                inputs.detach().clamp_(self._low, self._high)
+                if on_step and time.monotonic() - last_read > SECONDS_BETWEEN_READS:
+                    on_step(step + 1, {"loss": loss.item(), **_read(terms)})
+                    last_read = time.monotonic()
+        return best
+
+
+def rate_factor(config: SynthesisConfig, step: int) -> float:
+    """Return what the learning rate is multiplied with at ``step``: warm-up, then the schedule."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.lr_schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * step / (config.steps or 1)))
+
+
+def _read(terms: dict[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in terms.items()}
+
+
+def _inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Copy the network with channels-last convolutions already in the compute dtype.
+
+    Autocast would cast frozen weights again in every step (it only remembers casts of weights
+    that train). BatchNorm stays in float32.
+    """
+    copied = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+            module.to(dtype)
+    return copied.to(memory_format=torch.channels_last)

@@ -1,0 +1,56 @@
+"""What is in a dream set, from its index alone."""
+
+from pathlib import Path
+from typing import Any
+
+from shared.dreamset import DreamSet
+from shared.manifest import FORMAT_VERSION
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return everything that the index says of a set, as JSON types.
+
+    ``classes`` lists label, name (or None) and number of images of every class that occurs;
+    ``digest`` is equal for sets that hold the same bytes. Strings come from the file: whoever shows
+    them escapes them. No shard is opened.
+
+    Raises:
+        DreamSetError: If the index is unusable, or a shard is missing or has another size.
+    """
+    dreams = DreamSet.open(path)
+    manifest = dreams.manifest
+    teacher, origin = manifest.teacher, manifest.provenance
+    names = teacher.class_names
+    counts = dreams.labels.bincount(minlength=teacher.num_classes).tolist()
+    present = [(label, count) for label, count in enumerate(counts) if count]
+    seconds = origin.get("seconds")
+    return {
+        "path": str(path),
+        "format_version": FORMAT_VERSION,
+        "num_images": manifest.num_images,
+        "image_shape": list(teacher.image_shape),
+        "num_shards": len(manifest.shards),
+        "packed": manifest.packed,
+        "num_bytes": path.stat().st_size + sum(shard.num_bytes for shard in manifest.shards),
+        "digest": manifest.digest(),
+        "teacher": teacher.to_json() | {"embedded": dreams.teacher_blob() is not None},
+        "num_classes": teacher.num_classes,
+        "num_classes_present": len(present),
+        "images_per_class": [min(counts), max(counts)],
+        "classes": [
+            {"label": label, "name": names[label] if names else None, "num_images": count}
+            for label, count in present
+        ],
+        "synthetic": origin.get("synthetic", True),
+        "method": manifest.synthesis.get("method"),
+        "steps": manifest.synthesis.get("steps"),
+        "synthesis": manifest.synthesis,
+        "quality": manifest.quality,
+        "license": origin.get("license", "unspecified"),
+        "versions": origin.get("versions", {}),
+        "device": origin.get("device"),
+        "command": origin.get("command"),
+        "created": origin.get("created"),
+        "hours": seconds / 3600 if isinstance(seconds, int | float) else None,
+        "provenance": origin,
+    }

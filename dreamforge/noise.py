@@ -1,0 +1,59 @@
+"""Where dreams start, what they are to become, and how they are moved between steps."""
+
+import torch
+from torch import Tensor
+
+from shared.seeding import generator
+
+
+def initial_inputs(
+    kind: str, num_images: int, image_shape: tuple[int, int, int], draws: torch.Generator
+) -> Tensor:
+    """Return float32 noise ``(N, C, H, W)`` in normalised input units, unit variance overall.
+
+    ``white``: independent normal values (Yin et al. 2020). ``pink``: amplitude falling as 1/f,
+    the spectrum of natural images (Field 1987), so that large structures are there from the
+    start; constant offsets are left out, since a batch must not start with a tint.
+    """
+    white = torch.randn(num_images, *image_shape, generator=draws)
+    if kind == "white":
+        return white
+    _, height, width = image_shape
+    vertical = torch.fft.fftfreq(height).abs().unsqueeze(1)
+    frequency = torch.hypot(vertical, torch.fft.rfftfreq(width))  # cycles per pixel
+    frequency[0, 0] = torch.inf
+    pink = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
+    return pink / pink.std().clamp_min(1e-12)
+
+
+def balanced_targets(num_classes: int, seed: int, start: int, stop: int) -> Tensor:
+    """Return int64 targets of dreams ``start`` to ``stop``: every class equally often.
+
+    The set is a sequence of cycles, each a permutation of all classes, so that class counts
+    differ by at most one over the whole set, and a batch holds a random mixture.
+    """
+    first, last = start // num_classes, -(-stop // num_classes)
+    cycles = [
+        torch.randperm(num_classes, generator=generator(seed, "targets", cycle))
+        for cycle in range(first, last)
+    ]
+    offset = first * num_classes
+    return torch.cat(cycles)[start - offset : stop - offset]
+
+
+def jitters(
+    steps: int, jitter: int, draws: torch.Generator, *, flip: bool
+) -> list[tuple[int, ...]]:
+    """Return ``(rows, columns, flipped)`` of every step: the whole batch moves together.
+
+    Drawn at once and on the host, so that no step waits for a random number.
+    """
+    rolls = torch.randint(-jitter, jitter + 1, (steps, 2), generator=draws)
+    flips = torch.randint(0, 2, (steps, 1), generator=draws) * int(flip)
+    return [tuple(move) for move in torch.cat([rolls, flips], dim=1).tolist()]
+
+
+def move(inputs: Tensor, rows: int, columns: int, flipped: int) -> Tensor:
+    """Return ``(N, C, H, W)`` rolled by whole pixels, then mirrored left to right if asked."""
+    moved = inputs.roll((rows, columns), dims=(2, 3)) if rows or columns else inputs
+    return moved.flip(3) if flipped else moved

@@ -1,0 +1,137 @@
+"""The terms of the inversion objective, each with its source; sums and weights included.
+
+Unlike the papers' scripts, the default BatchNorm term is averaged over channels and layers, so
+that one weight serves every architecture (with sums, a weight that suits ResNet-18 fails on
+ResNet-50: docs/method.md).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamforge.bn_stats import BatchStats
+from dreamforge.config import SynthesisConfig
+
+EPSILON = 1e-5  # BatchNorm's own default; keeps channels that never fire from dominating
+
+
+def objective(
+    config: SynthesisConfig,
+    inputs: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    stats: Sequence[BatchStats],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum and its unweighted terms.
+
+    Args:
+        config: Weights and kinds of the terms. A term of weight 0 is not computed.
+        inputs: Normalised ``(N, C, H, W)``, float32, as the network saw them.
+        logits: ``(N, K)``, any float dtype.
+        targets: int64 ``(N,)``.
+        stats: One per BatchNorm call.
+
+    Returns:
+        A scalar float32 and detached scalars by name: ``class``, ``bn``, ``tv``, ``l2``.
+    """
+    terms: dict[str, tuple[float, Tensor]] = {}
+    if config.class_weight:
+        if config.class_loss == "entropy":
+            value = entropy(logits.float())
+        else:
+            value = F.cross_entropy(logits.float(), targets)
+        terms["class"] = config.class_weight, value
+    if config.bn_weight:
+        distance = bn_kl if config.bn_distance == "kl" else bn_l2
+        terms["bn"] = config.bn_weight, distance(stats, config.first_bn_multiplier)
+    if config.tv_weight:
+        terms["tv"] = config.tv_weight, total_variation(inputs, config.image_norm)
+    if config.l2_weight:
+        terms["l2"] = config.l2_weight, l2(inputs, config.image_norm)
+    total = torch.zeros((), device=inputs.device)
+    for weight, value in terms.values():
+        total = total + weight * value
+    return total, {name: value.detach() for name, (_, value) in terms.items()}
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the mean entropy, in nats, of the answers to float32 ``(N, K)`` logits.
+
+    The class term of Tripurwar et al. 2025 (arXiv:2511.20702): any confident answer will do.
+    """
+    log_probabilities = logits.log_softmax(1)
+    return -(log_probabilities.exp() * log_probabilities).sum(1).mean()
+
+
+def bn_kl(stats: Sequence[BatchStats], first_multiplier: float = 1.0) -> Tensor:
+    """Distance between a batch's statistics and those the teacher remembers, 0 when equal.
+
+    Per channel the KL divergence, in nats, of the Gaussian that the batch shows from the one that
+    the BatchNorm remembers; the mean over a layer's channels, then over the layers. A scalar
+    float32, at least 0, of the same size whatever the network's depth and width.
+
+    Raises:
+        ValueError: If ``stats`` is empty: there is no BatchNorm to invert.
+    """
+    mean, var, running_mean, running_var = _concatenated(stats)
+    var, running_var = var + EPSILON, running_var + EPSILON
+    divergence = (running_var / var).log() + (var + (mean - running_mean).square()) / running_var
+    weights = torch.cat(
+        [
+            torch.full_like(layer.mean, (1.0 if number else first_multiplier) / layer.mean.numel())
+            for number, layer in enumerate(stats)
+        ]
+    )
+    return ((divergence - 1) / 2 * weights).sum() / len(stats)
+
+
+def bn_l2(stats: Sequence[BatchStats], first_multiplier: float = 1.0) -> Tensor:
+    """Sum over layers of ``||mean - running_mean|| + ||var - running_var||``, unsquared.
+
+    R_feature of Yin et al. 2020 (arXiv:1912.08795), as their scripts compute it. A scalar float32.
+
+    Raises:
+        ValueError: If ``stats`` is empty: there is no BatchNorm to invert.
+    """
+    _concatenated(stats)
+    total = torch.zeros((), device=stats[0].mean.device)
+    for number, layer in enumerate(stats):
+        distance = torch.linalg.vector_norm(layer.mean - layer.running_mean)
+        distance = distance + torch.linalg.vector_norm(layer.var - layer.running_var)
+        total = total + (distance if number else first_multiplier * distance)
+    return total
+
+
+def total_variation(inputs: Tensor, norm: str) -> Tensor:
+    """Return how much neighbouring values of ``(N, C, H, W)`` differ; 0 for constant images.
+
+    ``mean-square``: mean squared difference, vertical plus horizontal. ``l2``: Frobenius norms of
+    the four difference images (also both diagonals) of the whole batch, as in Yin et al. 2020.
+    ``l1``: sum of absolute vertical and horizontal differences.
+    """
+    vertical = inputs[:, :, 1:, :] - inputs[:, :, :-1, :]
+    horizontal = inputs[:, :, :, 1:] - inputs[:, :, :, :-1]
+    if norm == "mean-square":
+        return vertical.square().mean() + horizontal.square().mean()
+    if norm == "l1":
+        return vertical.abs().sum() + horizontal.abs().sum()
+    falling = inputs[:, :, 1:, 1:] - inputs[:, :, :-1, :-1]
+    rising = inputs[:, :, :-1, 1:] - inputs[:, :, 1:, :-1]
+    differences = (vertical, horizontal, falling, rising)
+    return torch.stack([torch.linalg.vector_norm(each) for each in differences]).sum()
+
+
+def l2(inputs: Tensor, norm: str) -> Tensor:
+    """Return the size of ``(N, C, H, W)`` inputs: their mean square, or the batch's L2 norm."""
+    return inputs.square().mean() if norm == "mean-square" else torch.linalg.vector_norm(inputs)
+
+
+def _concatenated(stats: Sequence[BatchStats]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not stats:
+        raise ValueError("no BatchNorm statistics: the network has none, or none was called")
+    mean, var, running_mean, running_var = (
+        torch.cat(column) for column in zip(*stats, strict=True)
+    )
+    return mean, var, running_mean, running_var

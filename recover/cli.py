@@ -1,0 +1,293 @@
+"""The command line: ``recover run`` and ``recover eval``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recover.config import PRESETS, RecoverConfig
+from shared.cli import (
+    Tool,
+    build_config,
+    command_line,
+    config_options,
+    emit,
+    parse_floats,
+    parse_image_size,
+    progress_display,
+    say,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from recover.plan import RecoveryPlan
+    from recover.report import RecoveryReport
+    from shared.dreamset import DreamSet
+    from shared.evaldata import EvalData
+    from shared.spec import TeacherSpec
+    from shared.teacher import Teacher
+
+CONTEXT = {"auto_envvar_prefix": "RECOVER", "help_option_names": ["-h", "--help"]}
+FILE = click.Path(path_type=Path)
+EVAL_DATA = click.option(
+    "--eval-data",
+    metavar="SOURCE",
+    help="real images to judge by: a folder per class, or cifar10:ROOT",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
+
+
+@click.group(cls=Tool, context_settings=CONTEXT)
+@click.version_option(package_name="dreamforge-recover", prog_name="recover")
+def main() -> None:
+    """Prune a copy of a classifier and bring it back on a dream set: no training data needed.
+
+    Exit codes: 0 fine; 1 failed; 2 usage; 3 bad input file; 4 inputs that do not belong together;
+    130 interrupted, the same command goes on.
+    """
+
+
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which teacher it is and how it sees images."""
+    for option in reversed(
+        (
+            click.option(
+                "--teacher",
+                "teacher_path",
+                type=FILE,
+                help="checkpoint of the teacher  "
+                "[default: embedded in the dream set, or at the path it records]",
+            ),
+            click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell"),
+            click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH"),
+            click.option(
+                "--mean",
+                metavar="R,G,B",
+                help="of the teacher's preprocessing, for pixels in [0,1]",
+            ),
+            click.option("--std", metavar="R,G,B", help="likewise"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--dreams", "dreams_path", type=FILE, required=True, help="index of the dream set")
+@click.option(
+    "--out", type=FILE, help="folder of the results  [default: <dreams>-s<sparsity>, here]"
+)
+@teacher_options
+@EVAL_DATA
+@click.option(
+    "--allow-teacher-mismatch", is_flag=True, help="accept dreams of a teacher of other weights"
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="default",
+    help="named settings; flags win over them",
+)
+@config_options(RecoverConfig)
+@click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
+@click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
+@AS_JSON
+def run(
+    dreams_path: Path,
+    out: Path | None,
+    eval_data: str | None,
+    preset: str,
+    allow_teacher_mismatch: bool,  # noqa: FBT001
+    overwrite: bool,  # noqa: FBT001
+    dry_run: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **arguments: Any,
+) -> None:
+    """Prune a copy of the teacher, and distil the teacher into it on a dream set.
+
+    The same command again goes on where it was interrupted.
+
+    \b
+    Examples:
+      recover run --dreams dreams.h5 --sparsity 0.8
+      recover run --teacher resnet50.pt --dreams dreams.h5 --sparsity 0.9 --out student
+      recover run --dreams dreams.h5 --sparsity 0.9 --eval-data cifar10:data --json
+    """
+    config: RecoverConfig = build_config(RecoverConfig, arguments, PRESETS[preset])
+    out = out or Path(f"{dreams_path.stem}-s{config.sparsity:g}")
+
+    from recover.folder import RunFolder
+    from recover.pipeline import recover_student
+    from recover.plan import plan_recovery
+    from recover.preparation import prepare
+    from shared.dreamset import DreamSet
+
+    RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
+    dreams = DreamSet.open(dreams_path)
+    teacher = _find_teacher(dreams, arguments)
+    mismatch = {"allow_teacher_mismatch": allow_teacher_mismatch}
+    if dry_run:
+        plan = plan_recovery(prepare(config, teacher, dreams, **mismatch))
+        _warn(plan.warnings)
+        emit(
+            {**plan.to_json(), "out": str(out)},
+            as_json=as_json,
+            render=lambda: _show_plan(plan, out),
+        )
+        return
+    real = _open_eval_data(eval_data, teacher.spec)
+    with progress_display() as progress:
+        report = recover_student(
+            config,
+            teacher,
+            dreams,
+            real,
+            out,
+            progress,
+            overwrite=overwrite,
+            command=command_line(),
+            **mismatch,
+        )
+    _warn(report.warnings)
+    emit(report.to_json(), as_json=as_json, render=lambda: _show_report(report))
+
+
+@main.command(name="eval")
+@click.argument("student_path", metavar="STUDENT", type=FILE)
+@EVAL_DATA
+@click.option("--dreams", "dreams_path", type=FILE, help="dream set to measure agreement on")
+@teacher_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N")
+@AS_JSON
+def evaluate(
+    student_path: Path,
+    eval_data: str | None,
+    dreams_path: Path | None,
+    device: str,
+    as_json: bool,  # noqa: FBT001
+    **arguments: Any,
+) -> None:
+    """Judge a saved STUDENT: student.safetensors, or the folder of a run.
+
+    Without --teacher, agreement is with the teacher's answers that the dream set holds, and none
+    is measured on real images.
+
+    \b
+    Examples:
+      recover eval dreams-s0.8 --eval-data cifar10:data --teacher resnet20.pt
+      recover eval student.safetensors --dreams dreams.h5 --json
+    """
+    if eval_data is None and dreams_path is None:
+        raise click.UsageError("nothing to judge by: pass --eval-data, --dreams or both")
+
+    from recover.examine import examine_student
+    from recover.export import load_student
+    from shared.dreamset import DreamSet
+    from shared.teacher import load_teacher
+
+    path = student_path / "student.safetensors" if student_path.is_dir() else student_path
+    student = load_student(path)
+    dreams = DreamSet.open(dreams_path) if dreams_path else None
+    options = _teacher_arguments(arguments)
+    teacher_path = arguments["teacher_path"]
+    teacher = (
+        load_teacher(teacher_path, spec=student.classifier.spec, **options)
+        if teacher_path is not None
+        else None
+    )
+    real = _open_eval_data(eval_data, student.classifier.spec)
+    with progress_display() as progress:
+        verdict = examine_student(student, teacher, dreams, real, device, progress)
+    record = {"student": str(path), **verdict.to_json()}
+    _warn(verdict.warnings)
+    emit(record, as_json=as_json, render=lambda: _show_verdict(str(path), record))
+
+
+def _find_teacher(dreams: "DreamSet", arguments: dict[str, Any]) -> "Teacher":
+    from recover.sources import find_teacher
+
+    return find_teacher(dreams, arguments["teacher_path"], **_teacher_arguments(arguments))
+
+
+def _teacher_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": arguments["arch"],
+        "image_size": parse_image_size(arguments["image_size"]),
+        "mean": parse_floats("--mean", arguments["mean"]),
+        "std": parse_floats("--std", arguments["std"]),
+    }
+
+
+def _open_eval_data(source: str | None, spec: "TeacherSpec") -> "EvalData | None":
+    if source is None:
+        return None
+    from shared.evaldata import open_eval_data
+
+    return open_eval_data(source, spec)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for text in warnings:
+        say(f"recover: warning: {text}")
+
+
+def _show_report(report: "RecoveryReport") -> None:
+    with_accuracy = report.teacher.accuracy is not None
+    rows = [
+        [
+            name,
+            *([_percent(stage.accuracy)] if with_accuracy else []),
+            _percent(stage.agreement),
+            f"{stage.num_nonzero:,}",
+        ]
+        for name, stage in report.stages.items()
+    ]
+    accuracy = ["accuracy on real images"] if with_accuracy else []
+    on = "real images" if with_accuracy else "held-out dreams"
+    show_table(
+        f"{report.sparsity:.4g} of {report.num_weights:,} weights pruned",
+        ["", *accuracy, f"agreement with the teacher on {on}", "non-zero weights"],
+        rows,
+    )
+    click.echo(f"student: {report.out}/student.safetensors")
+    click.echo(f"report: {report.out}/report.json")
+
+
+def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
+    shape = "x".join(map(str, plan.image_shape))
+    rows = [
+        ("network", f"{plan.architecture}, {plan.num_classes} classes, {shape}"),
+        ("weights kept", f"{plan.num_kept:,} of {plan.num_weights:,}"),
+        ("dreams", f"{plan.num_train:,} to train on, {plan.num_held_out:,} held out"),
+        ("steps", f"{plan.steps:,} of {plan.config['batch_size']} dreams"),
+        ("time", f"{_duration(plan.seconds)} ({plan.seconds_per_step:.3g} s a step) + judging"),
+        ("memory", f"{plan.peak_num_bytes / 2**30:.2f} GiB"),
+        ("device", plan.device),
+        ("out", str(out)),
+    ]
+    show_table("plan", ["", "value"], rows)
+
+
+def _show_verdict(path: str, record: dict[str, Any]) -> None:
+    show_table(
+        path,
+        ["", "value"],
+        [
+            ("accuracy on real images", _percent(record["accuracy"])),
+            ("agreement with the teacher on real images", _percent(record["agreement"])),
+            ("agreement with the teacher on dreams", _percent(record["agreement_on_dreams"])),
+            ("sparsity", _percent(record["sparsity"])),
+            ("non-zero weights", f"{record['num_nonzero']:,} of {record['num_weights']:,}"),
+        ],
+    )
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

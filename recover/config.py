@@ -1,0 +1,135 @@
+"""Every choice of a recovery run, its default, its bounds and where published settings come from.
+
+No torch here: ``recover --help`` must answer at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.config import option, validate
+from shared.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverConfig:
+    """How a student is pruned, repaired and taught.
+
+    Two runs with equal configs, teachers and dream sets make equal students on the same device.
+    """
+
+    sparsity: float = option(
+        0.8, "fraction of the prunable weights that become zero", min=0, below=1
+    )
+    schedule: str = option(
+        "gradual",
+        "gradual: prune along a cubic curve while distilling; one-shot: prune, then distil",
+        choices=("gradual", "one-shot"),
+    )
+    prune_end: float = option(
+        0.6, "gradual: fraction of the steps after which the sparsity is final", above=0, max=1
+    )
+    prune_every: int = option(20, "gradual: steps between two updates of the masks", min=1)
+    steps: int = option(1500, "distillation steps; 0 prunes and repairs only", min=0)
+    batch_size: int = option(128, "dreams per step", min=2)
+    lr: float = option(0.05, "peak rate of SGD", above=0)
+    lr_schedule: str = option(
+        "cosine",
+        "rate after the warm-up: cosine to zero, or constant",
+        choices=("cosine", "constant"),
+    )
+    warmup: float = option(
+        0.03, "fraction of the steps in which the rate rises linearly", min=0, below=1
+    )
+    momentum: float = option(0.9, "momentum of SGD", min=0, below=1)
+    nesterov: bool = option(True, "Nesterov's form of the momentum")
+    weight_decay: float = option(1e-4, "weight decay of convolution and linear weights", min=0)
+    temperature: float = option(4.0, "temperature of both softmaxes", above=0)
+    scale_loss: bool = option(
+        True, "multiply the loss by the temperature squared (Hinton et al. 2015)"
+    )
+    mix: str = option(
+        "cutmix",
+        "mix the dreams of a batch; the teacher answers to the mixed images",
+        choices=("none", "cutmix"),
+    )
+    flip: bool = option(True, "random horizontal flips")
+    shift: int | None = option(
+        None, "random shifts, pixels each way  [default: image side / 8]", min=0
+    )
+    bn_mode: str = option(
+        "train",
+        "BatchNorm while distilling: statistics of the batch, or frozen running ones",
+        choices=("train", "frozen"),
+    )
+    repair_images: int = option(
+        2048, "dreams that re-estimate the BatchNorm statistics after pruning; 0: no repair", min=0
+    )
+    final_repair: bool = option(
+        False, "re-estimate them again at the end, kept if agreement on held-out dreams is no lower"
+    )
+    holdout: float = option(
+        0.1, "fraction of the dreams, class by class, kept for measuring agreement", min=0, max=0.5
+    )
+    seed: int = option(0, "seed of every random stream", min=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = option(
+        "auto",
+        "of the convolutions while distilling; auto: bfloat16 where the device is fast in it",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    checkpoint_every: float = option(60.0, "seconds between two checkpoints", above=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.final_repair and self.holdout == 0:
+            raise ConfigError(
+                "--final-repair: found --holdout 0, expected held-out dreams to judge by"
+            )
+
+    def resolve(self, image_shape: tuple[int, int, int]) -> "RecoverConfig":
+        """Return the config with every automatic choice made for images of ``(C, H, W)``."""
+        shift = self.shift if self.shift is not None else min(image_shape[1:]) // 8
+        return dataclasses.replace(self, shift=min(shift, min(image_shape[1:]) - 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the config as JSON types."""
+        return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the choices that decide the result, without those that decide where and how."""
+        record = self.to_json()
+        for name in ("device", "checkpoint_every"):
+            del record[name]
+        return record
+
+
+# Each preset holds what its source says; what the source leaves open keeps our default.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # Tripurwar et al. 2025 (arXiv:2511.20702), from their code: half of the weights in one shot,
+    # 15 epochs of 1,024 dreams in batches of 32 (480 updates) at a constant 1e-3, temperature 3
+    # without the T^2 factor, flips and crops of 4 px, BatchNorm in eval mode throughout and never
+    # re-estimated. Unlike there, a tenth of the dreams is held out: --holdout 0 uses them all.
+    "tripurwar2025": {
+        "sparsity": 0.5,
+        "schedule": "one-shot",
+        "steps": 480,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "lr_schedule": "constant",
+        "warmup": 0.0,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "temperature": 3.0,
+        "scale_loss": False,
+        "mix": "none",
+        "flip": True,
+        "shift": 4,
+        "bn_mode": "frozen",
+        "repair_images": 0,
+        "precision": "float32",
+    },
+}

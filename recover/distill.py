@@ -1,0 +1,267 @@
+"""Teaching the student: the teacher's softened answers to dreams (Hinton et al. 2015).
+
+Every step is a function of (seed, step) and of the state before it: no random stream goes on from
+one step to the next, so a run that was interrupted ends with the bits of one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recover.config import RecoverConfig
+from recover.folding import folded
+from recover.importance import magnitudes
+from recover.interrupt import interrupts_deferred
+from recover.journal import Journal
+from recover.masks import Masks, global_masks
+from recover.schedule import is_pruning_step, learning_rate, sparsity_at
+from shared.augment import cutmix, random_flip, random_shift
+from shared.device import autocast, compute_dtype
+from shared.errors import DreamforgeError
+from shared.feed import Feed
+from shared.images import to_pixels
+from shared.progress import Progress, ProgressCallback
+from shared.seeding import generator
+from shared.teacher import Teacher, batch_norms
+
+STEPS_PER_ROW = 50  # between two rows of metrics.jsonl: the only waits for the device
+SECONDS_PER_REPORT = 1.0  # between two reports of progress
+
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return the KL divergence of the student's softened answer from the teacher's.
+
+    ``KL(softmax(t / T) || softmax(s / T)) T^2``, averaged over the batch; the factor keeps the
+    gradient's size as T grows (Hinton et al. 2015, arXiv:1503.02531, section 2.1).
+
+    Args:
+        logits: The student's, float ``(N, K)``.
+        teacher_logits: Float ``(N, K)``.
+        temperature: Positive.
+
+    Returns:
+        A float32 scalar, at least 0; 0 when the softened answers are equal.
+    """
+    student = F.log_softmax(logits.float() / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def augment(images: Tensor, config: RecoverConfig, step: int) -> Tensor:
+    """Return the uint8 ``images`` of a step flipped, shifted and mixed as the config says."""
+    draws = generator(config.seed, "augment", step)
+    if config.flip:
+        images = random_flip(images, draws)
+    if config.shift:
+        images = random_shift(images, config.shift, draws)
+    if config.mix == "cutmix":
+        images = cutmix(images, draws)
+    return images
+
+
+class Distillation:
+    """A student that is being taught: its weights, momentum and masks, and the step it is at.
+
+    Attributes:
+        student: The network that learns, pruned where ``masks`` say.
+        masks: In force now; in gradual mode they grow with the steps.
+        step: How many steps are done.
+
+    Args:
+        student: On ``device``; it is trained in place.
+        teacher: On ``device``; unchanged.
+        feed: Batches of dreams by step.
+        config: Resolved for the images.
+        device: To compute on.
+        masks: What is pruned before the first step.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teacher: Teacher,
+        feed: Feed,
+        config: RecoverConfig,
+        device: torch.device,
+        masks: Masks,
+    ) -> None:
+        self.student = student.to(memory_format=torch.channels_last).requires_grad_(True)
+        self.masks = masks
+        self.step = 0
+        self._config = config
+        self._teacher = teacher
+        self._teacher_network = folded(teacher.network).to(memory_format=torch.channels_last)
+        self._feed = feed
+        self._device = device
+        self._dtype = compute_dtype(device, config.precision)
+        self._factor = 1.0 if config.scale_loss else config.temperature**-2
+        self._optimizer = _optimizer(student, config)
+        self._loss_sum = torch.zeros((), device=device)  # since the last row
+        self._loss_count = 0
+        self._set_modes()
+
+    def advance(self) -> None:
+        """Do one step: prune when it is due, then teach one batch."""
+        config = self._config
+        if is_pruning_step(config, self.step):
+            self._prune(sparsity_at(config, self.step))
+        images, _ = self._feed.batch(self.step)
+        loss = self._loss(augment(images, config, self.step))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.masks.apply_to_gradients(self.student)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        self._optimizer.step()
+        self._loss_sum += loss.detach()
+        self._loss_count += 1
+        self.step += 1
+
+    def row(self) -> dict[str, float]:
+        """Return a row of metrics: the mean loss since the last row. Waits for the device.
+
+        Raises:
+            DreamforgeError: If the loss is not finite.
+        """
+        loss = float(self._loss_sum) / max(self._loss_count, 1)
+        if not math.isfinite(loss):
+            raise DreamforgeError(
+                f"distillation: the loss at step {self.step} is not finite; "
+                f"lower --lr (found {self._config.lr:g}) or use --precision float32"
+            )
+        self._loss_sum.zero_()
+        self._loss_count = 0
+        return {
+            "step": self.step,
+            "loss": loss,
+            "sparsity": self.masks.sparsity,
+            "lr": learning_rate(self._config, self.step - 1),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next steps depend on, for :meth:`restore`."""
+        self.masks.check(self.student)
+        return {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "momentum": {
+                name: self._optimizer.state[parameter]["momentum_buffer"]
+                for name, parameter in self.student.named_parameters()
+                if "momentum_buffer" in self._optimizer.state.get(parameter, {})
+            },
+            "masks": dict(self.masks.kept),
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`; tensors are copied, into this student's memory format."""
+        self.student.load_state_dict(state["student"])
+        for name, parameter in self.student.named_parameters():
+            if name in state["momentum"]:
+                buffer = torch.empty_like(parameter, requires_grad=False)
+                buffer.copy_(state["momentum"][name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        kept = {
+            name: torch.empty_like(mask).copy_(state["masks"][name])
+            for name, mask in self.masks.kept.items()
+        }
+        self.masks = Masks(kept, sum(int(mask.sum()) for mask in kept.values()))
+        self._loss_sum.copy_(state["loss_sum"])
+        self._loss_count = state["loss_count"]
+        self.step = state["step"]
+
+    def _loss(self, images: Tensor) -> Tensor:
+        inputs = self._teacher.normalize(to_pixels(images))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with autocast(self._device, self._dtype):
+            with torch.no_grad():
+                teacher_logits = self._teacher_network(inputs)
+            logits = self.student(inputs)
+        loss = distillation_loss(logits, teacher_logits, self._config.temperature)
+        return loss * self._factor
+
+    def _prune(self, sparsity: float) -> None:
+        self.masks = global_masks(magnitudes(self.student, self.masks.kept), sparsity)
+        self.masks.apply(self.student)
+        self.masks.apply_to_optimizer(self._optimizer, self.student)
+
+    def _set_modes(self) -> None:
+        # Only BatchNorm trains as such: dropout and stochastic depth draw from global generators,
+        # which would end reproducibility, and some networks answer differently in training mode.
+        self.student.eval()
+        if self._config.bn_mode == "train":
+            for norm in batch_norms(self.student).values():
+                norm.train()
+
+
+def distill(
+    run: Distillation,
+    config: RecoverConfig,
+    *,
+    journal: Journal,
+    save: Callable[[], None],
+    progress: ProgressCallback,
+) -> None:
+    """Do the steps that are left.
+
+    Args:
+        run: At its first step, or restored.
+        config: The run's.
+        journal: Gets a row of metrics every :data:`STEPS_PER_ROW` steps and at the end.
+        save: Writes a checkpoint; called between steps every ``config.checkpoint_every`` seconds,
+            and after the last.
+        progress: Told of the steps.
+
+    Raises:
+        KeyboardInterrupt: After SIGINT or SIGTERM, between two steps, with a checkpoint written.
+    """
+    saved = reported = time.monotonic()
+    facts: dict[str, float] = {}
+    with interrupts_deferred() as interrupted:
+        while run.step < config.steps:
+            run.advance()
+            finished = run.step == config.steps
+            if finished or run.step % STEPS_PER_ROW == 0:
+                row = run.row()
+                journal.add(row)
+                facts = {name: row[name] for name in ("loss", "sparsity")}
+            now = time.monotonic()
+            # The last one spares a run that is killed while it is judged all its steps.
+            if finished or interrupted() or now - saved >= config.checkpoint_every:
+                save()
+                saved = now
+            if interrupted():
+                raise KeyboardInterrupt
+            if finished or now - reported >= SECONDS_PER_REPORT:
+                progress(_steps_done(run.step, config.steps, facts))
+                reported = now
+
+
+def _steps_done(step: int, num_steps: int, facts: Mapping[str, float]) -> Progress:
+    return Progress(stage="distill", done=step, total=num_steps, unit="steps", facts=facts)
+
+
+def _optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD:
+    """Return SGD that decays weights, but neither biases nor BatchNorm's scales and shifts."""
+    parameters = list(student.parameters())
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1]},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov and config.momentum > 0,
+        foreach=True,
+    )

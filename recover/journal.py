@@ -1,0 +1,38 @@
+"""The metrics of a run, one JSON object a line, appended while it goes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.files import write_text
+
+
+class Journal:
+    """Rows of ``metrics.jsonl``, each with a ``step``.
+
+    Args:
+        path: Created with the first row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; it is in the file when this returns."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step``, and a last line that was cut off."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["step"] > step:
+                break
+            kept.append(line + "\n")
+        write_text(self._path, "".join(kept))

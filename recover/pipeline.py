@@ -1,0 +1,251 @@
+"""From a teacher and its dreams to a student and a report."""
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from recover.config import RecoverConfig
+from recover.distill import Distillation, distill
+from recover.evaluate import Judge, exam_beside
+from recover.export import save_student
+from recover.folder import RunFolder
+from recover.holdout import images_of
+from recover.importance import magnitudes, prunable_weights
+from recover.journal import Journal
+from recover.masks import Masks, dense_masks, global_masks
+from recover.preparation import Setup, prepare, run_arguments
+from recover.repair import repair_batch_norm
+from recover.report import RecoveryReport, StageRecord
+from shared.device import describe_device
+from shared.dreamset import DreamSet
+from shared.errors import IncompatibleError
+from shared.evaldata import EvalData
+from shared.files import write_json
+from shared.images import to_pixels
+from shared.progress import ProgressCallback, ignore_progress
+from shared.provenance import provenance
+from shared.teacher import Teacher
+
+
+def recover_student(
+    config: RecoverConfig,
+    teacher: Teacher,
+    dreams: DreamSet,
+    eval_data: EvalData | None,
+    out: Path,
+    progress: ProgressCallback = ignore_progress,
+    *,
+    overwrite: bool = False,
+    allow_teacher_mismatch: bool = False,
+    command: str = "",
+) -> RecoveryReport:
+    """Prune a copy of ``teacher``, distil the teacher into it on ``dreams``, judge and save it.
+
+    Called again with the same arguments after an interruption, it goes on from the last
+    checkpoint and ends with the same student.
+
+    Args:
+        config: Every choice.
+        teacher: Unchanged, but for moving to the config's device.
+        dreams: Made from this teacher.
+        eval_data: Real images, for accuracy only: nothing is trained or chosen on them.
+        out: Folder for ``student.safetensors``, ``report.json`` and ``metrics.jsonl``.
+        progress: Told of judging and distilling.
+        overwrite: Replace an earlier run in ``out``.
+        allow_teacher_mismatch: Accept dreams of another teacher with the same images and classes.
+        command: For the report's provenance.
+
+    Raises:
+        ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
+        IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
+            together.
+        DreamforgeError: If the loss stops being finite.
+        KeyboardInterrupt: After SIGINT or SIGTERM, with a checkpoint written if distilling.
+    """
+    started = time.monotonic()
+    setup = prepare(config, teacher, dreams, allow_teacher_mismatch=allow_teacher_mismatch)
+    config = setup.config
+    folder = RunFolder(out, run_arguments(setup, len(eval_data.images) if eval_data else None))
+    state = folder.begin(overwrite=overwrite)
+    judge = _judge(setup, eval_data, progress)
+
+    if state is None:
+        stages, student, masks = _prune_and_repair(setup, judge)
+        run = _distillation(setup, student, masks)
+        seconds_before = 0.0
+    else:
+        stages = _stages_from_json(state["stages"])
+        run = _resumed(setup, state, folder)
+        seconds_before = float(state["seconds"])
+
+    def seconds() -> float:
+        return seconds_before + time.monotonic() - started
+
+    def save() -> None:
+        folder.save({**run.state(), "stages": _stages_to_json(stages), "seconds": seconds()})
+
+    journal = Journal(folder.metrics)
+    journal.rewind(run.step)
+    distill(run, config, journal=journal, save=save, progress=progress)
+    student, masks = run.student.eval(), run.masks
+    if config.final_repair:
+        student = _repaired_if_no_worse(setup, student, judge)
+    stages["recovered"] = judge.judge(student, "recovered student")
+
+    save_student(folder.student, student, masks, setup.teacher.spec, _facts(setup))
+    report = RecoveryReport(
+        sparsity=config.sparsity,
+        **stages,
+        seconds=seconds(),
+        out=str(out),
+        num_weights=masks.num_weights,
+        num_kept=masks.num_kept,
+        layers=tuple(masks.layers()),
+        config=config.to_json(),
+        provenance=_provenance(setup, eval_data, command),
+        warnings=(*setup.warnings, *_empty_layer_warnings(masks)),
+    )
+    write_json(folder.report, report.to_json())
+    folder.finish()
+    return report
+
+
+def pruned_copy(teacher: Teacher, sparsity: float) -> tuple[nn.Module, Masks]:
+    """Return a copy of the teacher's network, pruned by magnitude, and its masks.
+
+    Raises:
+        IncompatibleError: If the network has nothing to prune.
+    """
+    network = copy.deepcopy(teacher.network)
+    if not prunable_weights(network):
+        raise IncompatibleError(
+            f"{teacher.spec.architecture}: no convolution or linear layer to prune"
+        )
+    masks = global_masks(magnitudes(network), sparsity)
+    masks.apply(network)
+    return network, masks
+
+
+def start_of_distillation(
+    config: RecoverConfig, teacher: Teacher, pruned: nn.Module, masks: Masks
+) -> tuple[nn.Module, Masks]:
+    """Return what is distilled: the pruned network, or a dense copy that gets pruned on the way."""
+    if config.schedule == "one-shot" or config.steps == 0:
+        return pruned, masks
+    dense = copy.deepcopy(teacher.network)
+    return dense, dense_masks(dense)
+
+
+def _judge(setup: Setup, eval_data: EvalData | None, progress: ProgressCallback) -> Judge:
+    teacher, held_out = setup.teacher, images_of(setup.dreams, setup.split.held_out)
+    real = None
+    if eval_data is not None:
+        real = exam_beside(teacher, eval_data.images, eval_data.labels, progress)
+    return Judge(
+        spec=teacher.spec,
+        dreams=exam_beside(teacher, held_out, None, progress),
+        real=real,
+        progress=progress,
+    )
+
+
+def _prune_and_repair(
+    setup: Setup, judge: Judge
+) -> tuple[dict[str, StageRecord], nn.Module, Masks]:
+    config, teacher = setup.config, setup.teacher
+    stages = {"teacher": judge.judge(teacher.network, "teacher")}
+    network, masks = pruned_copy(teacher, config.sparsity)
+    stages["pruned"] = stages["repaired"] = judge.judge(network, "pruned network")
+    if _repair(setup, network):
+        stages["repaired"] = judge.judge(network, "repaired network")
+    return stages, *start_of_distillation(config, teacher, network, masks)
+
+
+def _repair(setup: Setup, network: nn.Module) -> bool:
+    """Re-estimate the BatchNorm statistics on training dreams; return whether anything was done."""
+
+    def normalize(images: Tensor) -> Tensor:
+        return setup.teacher.normalize(to_pixels(images))
+
+    return repair_batch_norm(network, _repair_batches(setup), normalize) > 0
+
+
+def _repair_batches(setup: Setup) -> Iterator[Tensor]:
+    wanted = min(setup.config.repair_images, len(setup.split.train))
+    num_batches = max(wanted // setup.num_rows_per_batch, min(wanted, 1))
+    return (setup.feed.batch(step)[0] for step in range(num_batches))
+
+
+def _repaired_if_no_worse(setup: Setup, student: nn.Module, judge: Judge) -> nn.Module:
+    repaired = copy.deepcopy(student)
+    _repair(setup, repaired)
+    before = judge.agreement_on_dreams(student, "student")
+    after = judge.agreement_on_dreams(repaired, "repaired student")
+    return repaired if (after or 0.0) >= (before or 0.0) else student
+
+
+def _distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distillation:
+    return Distillation(
+        student=student,
+        teacher=setup.teacher,
+        feed=setup.feed,
+        config=setup.config,
+        device=setup.device,
+        masks=masks,
+    )
+
+
+def _resumed(setup: Setup, state: Mapping[str, Any], folder: RunFolder) -> Distillation:
+    student = copy.deepcopy(setup.teacher.network)
+    run = _distillation(setup, student, dense_masks(student))
+    try:
+        run.restore(state)
+    except (KeyError, RuntimeError) as error:
+        raise IncompatibleError(
+            f"{folder.checkpoint}: not a checkpoint of this run; start again with --overwrite"
+        ) from error
+    return run
+
+
+def _stages_to_json(stages: Mapping[str, StageRecord]) -> str:
+    return json.dumps({name: dataclasses.asdict(stage) for name, stage in stages.items()})
+
+
+def _stages_from_json(text: str) -> dict[str, StageRecord]:
+    return {name: StageRecord(**record) for name, record in json.loads(text).items()}
+
+
+def _facts(setup: Setup) -> dict[str, Any]:
+    return {
+        "sparsity": setup.config.sparsity,
+        "dreams_digest": setup.dreams.manifest.digest(),
+        "config": setup.config.identity(),
+    }
+
+
+def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[str, Any]:
+    return {
+        **provenance(device=describe_device(setup.device), command=command),
+        "teacher": setup.teacher.spec.to_json(),
+        "dreams": {
+            "path": str(setup.dreams.path),
+            "digest": setup.dreams.manifest.digest(),
+            "num_images": setup.dreams.num_images,
+            "num_train": len(setup.split.train),
+            "num_held_out": len(setup.split.held_out),
+        },
+        "num_eval_images": None if eval_data is None else len(eval_data.images),
+    }
+
+
+def _empty_layer_warnings(masks: Masks) -> list[str]:
+    names = masks.empty_layers()
+    if not names:
+        return []
+    return [f"nothing is left of {', '.join(names)}: the sparsity is too high for this network"]

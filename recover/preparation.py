@@ -1,0 +1,135 @@
+"""Everything a run needs before the first forward pass, checked against each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recover.config import RecoverConfig
+from recover.holdout import Split, split_rows
+from shared.device import resolve_device
+from shared.dreamset import DreamSet
+from shared.errors import IncompatibleError
+from shared.feed import Feed
+from shared.spec import TeacherSpec
+from shared.teacher import Teacher
+
+LEAST_TRAIN_ROWS = 2  # BatchNorm has no variance of a single image
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Setup:
+    """A checked combination of config, teacher and dreams, on the device.
+
+    Attributes:
+        config: Resolved for the images.
+        device: Of the config.
+        teacher: On that device.
+        dreams: The set.
+        split: Its rows for training and for measuring.
+        feed: Batches of the training rows.
+        warnings: One sentence each, on what is odd but possible.
+    """
+
+    config: RecoverConfig
+    device: torch.device
+    teacher: Teacher
+    dreams: DreamSet
+    split: Split
+    feed: Feed
+    warnings: tuple[str, ...]
+
+    @property
+    def num_rows_per_batch(self) -> int:
+        """How many dreams a batch has: all of them where there are too few."""
+        return min(self.config.batch_size, len(self.split.train))
+
+
+def prepare(
+    config: RecoverConfig,
+    teacher: Teacher,
+    dreams: DreamSet,
+    *,
+    allow_teacher_mismatch: bool = False,
+) -> Setup:
+    """Return the setup of a run; the teacher moves to the config's device.
+
+    Raises:
+        ConfigError: If the device is not there.
+        IncompatibleError: If the dreams are not this teacher's, have another shape or other
+            classes, or are too few.
+    """
+    warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
+    device = resolve_device(config.device)
+    config = config.resolve(teacher.spec.image_shape)
+    split = split_rows(dreams.labels, config.holdout, config.seed)
+    warnings += _count(dreams, split, config, teacher.spec.num_classes)
+    feed = Feed(dreams, split.train, config.batch_size, device, config.seed)
+    return Setup(
+        config=config,
+        device=device,
+        teacher=teacher.to(device),
+        dreams=dreams,
+        split=split,
+        feed=feed,
+        warnings=(*teacher.spec.assumptions, *warnings),
+    )
+
+
+def run_arguments(setup: Setup, num_eval_images: int | None) -> dict[str, Any]:
+    """Return what decides the result of a run, by the names that users know."""
+    config = {
+        "--" + name.replace("_", "-"): value for name, value in setup.config.identity().items()
+    }
+    return {
+        **config,
+        "teacher": setup.teacher.spec.fingerprint,
+        "dreams": setup.dreams.manifest.digest(),
+        "images of --eval-data": num_eval_images,
+    }
+
+
+def _compare(teacher: TeacherSpec, recorded: TeacherSpec, mismatch_is_fine: bool) -> list[str]:  # noqa: FBT001
+    for name, found, expected in (
+        ("images of shape", recorded.image_shape, teacher.image_shape),
+        ("number of classes", recorded.num_classes, teacher.num_classes),
+    ):
+        if found != expected:
+            raise IncompatibleError(
+                f"dream set: {name} {found}, the teacher's is {expected}; "
+                "use the teacher that the dreams were made from"
+            )
+    warnings = []
+    if (teacher.mean, teacher.std) != (recorded.mean, recorded.std):
+        warnings.append(
+            f"the dreams were made with mean {recorded.mean} and std {recorded.std}, "
+            f"this run uses {teacher.mean} and {teacher.std}"
+        )
+    if recorded.fingerprint == teacher.fingerprint:
+        return warnings
+    text = (
+        f"the dreams were made from a teacher with fingerprint {recorded.fingerprint[:12]}, "
+        f"this one ({teacher.path or teacher.architecture}) has {teacher.fingerprint[:12]}"
+    )
+    if not mismatch_is_fine:
+        raise IncompatibleError(f"{text}; pass that teacher, or --allow-teacher-mismatch")
+    return [*warnings, text]
+
+
+def _count(dreams: DreamSet, split: Split, config: RecoverConfig, num_classes: int) -> list[str]:
+    num_train = len(split.train)
+    if num_train < LEAST_TRAIN_ROWS:
+        raise IncompatibleError(
+            f"dream set: {num_train} dreams are left to train on, "
+            f"expected at least {LEAST_TRAIN_ROWS}; make more with dreamforge synth"
+        )
+    warnings = []
+    if num_train < config.batch_size:
+        warnings.append(
+            f"{num_train} dreams to train on are fewer than --batch-size {config.batch_size}: "
+            "every batch is the whole set"
+        )
+    missing = num_classes - len(dreams.labels[split.train].unique())
+    if missing > 0:
+        warnings.append(f"{missing} of {num_classes} classes have no dream to train on")
+    return warnings

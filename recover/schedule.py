@@ -1,0 +1,45 @@
+"""What changes over the steps of a distillation: the sparsity and the learning rate."""
+
+import math
+
+from recover.config import RecoverConfig
+
+
+def last_pruning_step(config: RecoverConfig) -> int:
+    """Return the step before which the final sparsity is set: 0 in one shot."""
+    if config.schedule == "one-shot":
+        return 0
+    # At the latest before the last step, which then still teaches the pruned network.
+    return min(round(config.prune_end * config.steps), max(config.steps - 1, 0))
+
+
+def is_pruning_step(config: RecoverConfig, step: int) -> bool:
+    """Return whether the masks are chosen anew before ``step`` (one-shot: only before step 0)."""
+    last = last_pruning_step(config)
+    return step == last or (step < last and step % config.prune_every == 0)
+
+
+def sparsity_at(config: RecoverConfig, step: int) -> float:
+    """Return the sparsity due at ``step``.
+
+    ``s (1 - (1 - t / n)^3)``, the cubic schedule of Zhu & Gupta 2017 (arXiv:1710.01878), eq. 1,
+    from zero; exactly ``s`` from step ``n`` on.
+    """
+    last = last_pruning_step(config)
+    if step >= last:
+        return config.sparsity
+    return config.sparsity * (1 - (1 - step / last) ** 3)
+
+
+def learning_rate(config: RecoverConfig, step: int) -> float:
+    """Return the rate of ``step``: linear warm-up, then a half cosine to zero or a constant.
+
+    The half cosine is SGDR's (Loshchilov & Hutter 2017, arXiv:1608.03983), eq. 5, with no restart.
+    """
+    num_warmup = round(config.warmup * config.steps)
+    if step < num_warmup:
+        return config.lr * (step + 1) / num_warmup
+    if config.lr_schedule == "constant":
+        return config.lr
+    progress = (step - num_warmup) / max(config.steps - num_warmup, 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,131 @@
+"""The architectures known by name, and building one of them."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shared.architectures import (
+    he_resnet,
+    mobilenet,
+    stem_resnet,
+    torchvision_models,
+    vgg,
+    wide_resnet,
+)
+from shared.architectures.candidate import Candidate, Preprocessing
+from shared.architectures.skeleton import set_input_channels
+from shared.errors import ConfigError
+
+# In the order in which identification prefers them when tensors cannot tell them apart.
+ARCHITECTURES: dict[str, Candidate] = {
+    candidate.name: candidate
+    for family in (torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet)
+    for candidate in family.CANDIDATES
+}
+_TIMM_NAME = re.compile(r"timm:([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?)")
+_FACTORY_NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+
+
+def is_factory(architecture: str) -> bool:
+    """Tell whether the name is ``package.module:factory``: building it runs somebody's code."""
+    return not architecture.startswith("timm:") and ":" in architecture
+
+
+def find_candidate(architecture: str) -> Candidate:
+    """Return the candidate of a catalog name, ``timm:NAME`` or ``package.module:factory``.
+
+    The factory's module is imported, so such a name must come from the user and never from a
+    file; the working folder is searched too.
+
+    Raises:
+        ConfigError: If there is no such architecture; the message has the nearest names.
+    """
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    if architecture.startswith("timm:"):
+        return _timm_candidate(architecture)
+    if is_factory(architecture):
+        return _factory_candidate(architecture)
+    near = difflib.get_close_matches(architecture, ARCHITECTURES, n=3, cutoff=0.5)
+    suggestion = f"did you mean {' or '.join(near)}?" if near else "names are as in torchvision"
+    raise ConfigError(
+        f"architecture {architecture!r} is not known; {suggestion} "
+        "(timm:NAME and package.module:factory work too; it needs BatchNorm)"
+    )
+
+
+def build_network(architecture: str, *, num_classes: int, in_channels: int = 3) -> nn.Module:
+    """Return a network of the given architecture, randomly initialised, in training mode.
+
+    Raises:
+        ConfigError: If there is no such architecture.
+    """
+    network = find_candidate(architecture).build(num_classes)
+    set_input_channels(network, in_channels)
+    return network
+
+
+def timm_names() -> list[str]:
+    """Return the names of timm's models; empty where timm is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        return []
+    return list(importlib.import_module("timm").list_models())
+
+
+def _timm_candidate(architecture: str) -> Candidate:
+    match = _TIMM_NAME.fullmatch(architecture)  # nothing else: "hf-hub:..." would download
+    if match is None:
+        raise ConfigError(f"architecture {architecture!r}: expected timm:NAME, as timm lists them")
+    if importlib.util.find_spec("timm") is None:
+        raise ConfigError(f"architecture {architecture!r} needs timm: pip install timm")
+    timm = importlib.import_module("timm")
+    if not timm.is_model(match[1]):
+        near = difflib.get_close_matches(match[1], timm.list_models(), n=3)
+        raise ConfigError(f"timm has no model {match[1]!r}; similar names: {', '.join(near)}")
+    build = partial(_build_timm, timm, match[1])
+    return Candidate(name=architecture, build=build, usual=partial(_usual_timm, timm, match[1]))
+
+
+def _build_timm(timm: Any, name: str, num_classes: int) -> nn.Module:
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    return network
+
+
+def _usual_timm(timm: Any, name: str) -> Preprocessing:
+    config = timm.get_pretrained_cfg(name)
+    _, height, width = config.input_size
+    return Preprocessing(size=(height, width), mean=tuple(config.mean), std=tuple(config.std))
+
+
+def _factory_candidate(architecture: str) -> Candidate:
+    match = _FACTORY_NAME.fullmatch(architecture)
+    if match is None:
+        raise ConfigError(f"architecture {architecture!r}: expected package.module:factory")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not search the working folder
+        sys.path.append(here)
+    try:
+        factory = getattr(importlib.import_module(match[1]), match[2])
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ConfigError(f"architecture {architecture!r}: {error}") from error
+    return Candidate(name=architecture, build=partial(_call_factory, architecture, factory))
+
+
+def _call_factory(name: str, factory: Callable[..., Any], num_classes: int) -> nn.Module:
+    """Call with ``num_classes`` where the factory takes it, else with nothing."""
+    parameters = inspect.signature(factory).parameters.values()
+    takes_it = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+    network = factory(num_classes=num_classes) if takes_it else factory()
+    if not isinstance(network, nn.Module):
+        found = type(network).__name__
+        raise ConfigError(f"architecture {name!r} returned a {found}, expected an nn.Module")
+    return network

@@ -1,0 +1,201 @@
+"""Which architecture do these tensors belong to? Names and shapes decide."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shared.architectures.candidate import Candidate
+from shared.architectures.catalog import ARCHITECTURES, find_candidate, timm_names
+from shared.architectures.skeleton import build_skeleton, first_convolution
+from shared.errors import CheckpointError
+from shared.statedict import with_plain_names
+
+# Candidates are built for this many classes: a prime that is no layer's width, so the tensors
+# of the head are exactly those whose first dimension it is.
+_PROBE_CLASSES = 977
+_SMALL_IMAGE = 64  # pixels; below it the CIFAR version of a network is the likelier one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """An architecture that fits the tensors of a checkpoint.
+
+    Attributes:
+        architecture: Its catalog name.
+        num_classes: Read from the head.
+        in_channels: Read from the first convolution.
+        assumptions: What the tensors could not tell, one sentence each.
+    """
+
+    architecture: str
+    num_classes: int
+    in_channels: int
+    assumptions: tuple[str, ...] = ()
+
+
+def identify(
+    tensors: Mapping[str, Tensor], hint: str = "", image_size: tuple[int, int] | None = None
+) -> Match:
+    """Return the architecture of a state dict.
+
+    Args:
+        tensors: Names without wrappers' prefixes (see :func:`shared.statedict.strip_prefixes`).
+        hint: Text that may hold the architecture's name, such as the file name; it decides only
+            between architectures that fit equally well.
+        image_size: ``(H, W)`` where known; it decides between a network and its CIFAR version.
+
+    Raises:
+        CheckpointError: If nothing fits, with what came nearest, or there is no BatchNorm.
+    """
+    require_batch_norm(tensors)
+    matches: list[Match] = []
+    reasons: list[str] = []
+    for candidate in ARCHITECTURES.values():
+        if _has_marker(candidate, tensors):
+            _try(candidate, tensors, matches, reasons)
+    if not matches:
+        for name in _hinted_timm_names(hint):
+            _try(find_candidate(f"timm:{name}"), tensors, matches, reasons)
+    if not matches:
+        raise CheckpointError(_nothing_fits(tensors, reasons))
+    return _choose(matches, hint, image_size)
+
+
+def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match:
+    """Return number of classes and input channels if the tensors fit the candidate.
+
+    Raises:
+        CheckpointError: Naming the first tensor that does not fit.
+    """
+    skeleton = build_skeleton(lambda: candidate.build(_PROBE_CLASSES))
+    state = skeleton.state_dict()
+    expected = comparable(with_plain_names(state))
+    found = comparable(tensors, left_out=candidate.left_out)
+    _compare_names(candidate.name, expected, found)
+    stem = first_convolution(skeleton)
+    # Prefixes are stripped from all names or none, so position finds the name again.
+    position = list(state).index(f"{stem[0]}.weight") if stem else 0
+    stem_weight = list(with_plain_names(state))[position] if stem else ""
+    num_classes: set[int] = set()
+    for name, shape in expected.items():
+        actual = found[name]
+        if shape[:1] == (_PROBE_CLASSES,) and actual:
+            num_classes.add(actual[0])
+            shape = (actual[0], *shape[1:])
+        if name == stem_weight and len(actual) == 4:
+            shape = (shape[0], actual[1], *shape[2:])
+        if shape != actual:
+            raise CheckpointError(f"{candidate.name}: {name} is {actual}, expected {shape}")
+    if not num_classes:  # a factory of one's own with a fixed head, defined last
+        num_classes = {*list(expected.values())[-1][:1]}
+    if len(num_classes) != 1:
+        raise CheckpointError(f"{candidate.name}: heads of {sorted(num_classes)} classes")
+    return Match(
+        architecture=candidate.name,
+        num_classes=num_classes.pop(),
+        in_channels=found[stem_weight][1] if stem_weight else 3,
+    )
+
+
+def require_batch_norm(tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if the tensors hold no BatchNorm statistics."""
+    if not any(name.rpartition(".")[2] == "running_mean" for name in tensors):
+        raise CheckpointError(
+            f"no BatchNorm statistics (running_mean) among {len(tensors)} tensors: inversion "
+            "matches what BatchNorm layers remember, so it needs a network that has them"
+        )
+
+
+def comparable(
+    tensors: Mapping[str, Tensor], left_out: tuple[str, ...] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes by name, without counters that old files lack and without ``left_out``."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked") and not name.startswith(left_out or ("\0",))
+    }
+
+
+def _try(
+    candidate: Candidate, tensors: Mapping[str, Tensor], matches: list[Match], reasons: list[str]
+) -> None:
+    try:
+        matches.append(match_candidate(candidate, tensors))
+    except CheckpointError as error:
+        reasons.append(str(error))
+
+
+def _has_marker(candidate: Candidate, tensors: Mapping[str, Tensor]) -> bool:
+    if candidate.marker is None:
+        return True
+    name, size = candidate.marker
+    return name in tensors and tuple(tensors[name].shape[:1]) == (size,)
+
+
+def _compare_names(
+    architecture: str, expected: Mapping[str, object], found: Mapping[str, object]
+) -> None:
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    if missing:
+        raise CheckpointError(
+            f"{architecture}: {len(missing)} of its {len(expected)} tensors are missing, "
+            f"first {missing[0]}"
+        )
+    if extra:
+        raise CheckpointError(
+            f"{architecture}: {len(extra)} tensors too many, first {extra[0][:80]!r}"
+        )
+
+
+def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None) -> Match:
+    if len(matches) == 1:
+        return matches[0]
+    if image_size is not None:
+        small = max(image_size) <= _SMALL_IMAGE
+        why = f"images are {image_size[0]}x{image_size[1]}"
+    else:
+        small = "cifar" in _plain(hint)
+        why = f"of the name {hint!r}" if hint else "it is the more common one"
+
+    def distance(match: Match) -> tuple[bool, bool]:
+        name = match.architecture
+        return name.startswith("cifar_") != small, _plain(name) not in _plain(hint)
+
+    best = min(matches, key=distance)  # the first of equals: catalog order
+    others = " or ".join(match.architecture for match in matches if match is not best)
+    sentence = (
+        f"the tensors fit {best.architecture} and {others}: took {best.architecture} because "
+        f"{why}; --arch says otherwise"
+    )
+    return Match(
+        architecture=best.architecture,
+        num_classes=best.num_classes,
+        in_channels=best.in_channels,
+        assumptions=(sentence,),
+    )
+
+
+def _hinted_timm_names(hint: str) -> Iterator[str]:
+    plain_hint = _plain(hint)
+    if not plain_hint:
+        return
+    names = [name for name in timm_names() if _plain(name) in plain_hint]
+    yield from sorted(names, key=len, reverse=True)[:3]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[str]) -> str:
+    if reasons:
+        return f"no known architecture has these tensors; nearest is {reasons[0]}; see --arch"
+    names = ", ".join(repr(name[:60]) for name in list(tensors)[:2])
+    return (
+        f"no known architecture has these {len(tensors)} tensors ({names} ...); name it with "
+        "--arch: a torchvision name, timm:NAME or package.module:factory"
+    )

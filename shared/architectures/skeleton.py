@@ -1,0 +1,68 @@
+"""Networks without memory: built on the ``meta`` device, to compare names and shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_FACTORIES = frozenset(
+    {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.normal}
+)
+
+
+class _OnMeta(TorchFunctionMode):
+    """Sends the memory of parameters and buffers to ``meta``, and nothing else.
+
+    Unlike ``with torch.device("meta")`` it lets constructors compute with small tensors
+    (``arange``, ``linspace(...).item()``), as RegNet, ShuffleNet and EfficientNet do.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _FACTORIES:
+            kwargs["device"] = "meta"
+        elif getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)  # nothing to initialise
+        return func(*args, **kwargs)
+
+
+def build_skeleton(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what ``build`` returns, with the parameters and buffers on the ``meta`` device."""
+    with _OnMeta():
+        return build()
+
+
+def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """Return name and module of the first convolution in module order: the one images enter."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name, module
+    return None
+
+
+def set_input_channels(network: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution, where needed, by one for ``in_channels`` channels."""
+    found = first_convolution(network)
+    if found is None or found[1].in_channels == in_channels:
+        return
+    name, old = found
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        padding=old.padding,  # type: ignore[arg-type]
+        dilation=old.dilation,  # type: ignore[arg-type]
+        groups=old.groups,
+        bias=old.bias is not None,
+        padding_mode=old.padding_mode,
+    )
+    network.set_submodule(name, new)

@@ -1,0 +1,250 @@
+"""Weights in files: read without running their code, written as safetensors.
+
+What a file is, its first bytes say and not its name. The one module that unpickles, and only
+with ``weights_only=True``.
+"""
+
+import argparse
+import json
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from shared.errors import CheckpointError
+from shared.files import atomic_path
+from shared.statedict import problem_of, unnest, with_plain_names
+
+METADATA_KEY = "dreamforge"
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_ZIP_MAGIC = b"PK\x03\x04"
+_FOREIGN = {  # first bytes -> what the file is instead
+    b"version https://git-lfs": "a git-lfs pointer, not the weights (git lfs pull fetches them)",
+    b"\x89HDF": "an HDF5 file, perhaps a dream set",
+    b"\x1f\x8b": "gzip-compressed (unpack it first)",
+    b"BZh": "bzip2-compressed (unpack it first)",
+    b"\xfd7zXZ": "xz-compressed (unpack it first)",
+    b"\x93NUMPY": "a NumPy array",
+    b"<": "an HTML or XML page, perhaps a failed download",
+    b"\x08": "an ONNX model, perhaps",
+}
+_HOW_TO_CONVERT = (
+    "where you trust it, load it with weights_only=False and torch.save(model.state_dict(), ...)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A state dict and what its file says of it.
+
+    Attributes:
+        tensors: On the CPU, any dtype, names without wrappers' prefixes.
+        metadata: Plain values: the record our own files carry, or whatever scalars and strings
+            stood beside the state dict.
+        path: The file, or None for weights from a dream set.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    path: Path | None = None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the weights in a ``.pt``, ``.pth``, ``.th``, ``.bin`` or ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is something else, damaged, a pickle
+            that needs code, without tensors, or with NaN or infinity in its weights.
+    """
+    head = _read_head(path)
+    if _looks_like_safetensors(head, path.stat().st_size):
+        with path.open("rb") as stream:
+            metadata = _safetensors_metadata(stream.read(8), stream.read, str(path))
+        tensors = _guard_safetensors(lambda: safetensors.torch.load_file(path), str(path))
+    elif head.startswith(_ZIP_MAGIC):
+        _refuse_foreign_zip(path)
+        tensors, metadata = unnest(_unpickle(path, mmap=True), str(path))
+    elif head.startswith(b"\x80"):
+        tensors, metadata = unnest(_unpickle(path, mmap=False), str(path))
+    else:
+        raise CheckpointError(f"{path}: {_describe_foreign(head)}")
+    return _checked(tensors, metadata, path, str(path))
+
+
+def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:
+    """Return the weights in safetensors bytes; ``origin`` names them in errors.
+
+    Raises:
+        CheckpointError: If the bytes are no safetensors, damaged, or hold NaN or infinity.
+    """
+    if not _looks_like_safetensors(blob[:16], len(blob)):
+        raise CheckpointError(f"{origin}: {_describe_foreign(blob[:64])}")
+    metadata = _safetensors_metadata(blob[:8], lambda size: blob[8 : 8 + size], origin)
+    tensors = _guard_safetensors(lambda: safetensors.torch.load(blob), origin)
+    return _checked(tensors, metadata, None, origin)
+
+
+def to_safetensors(network: nn.Module, metadata: Mapping[str, Any]) -> bytes:
+    """Return state dict and JSON metadata as safetensors bytes, equal for equal arguments."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()  # tied tensors may not share memory
+        for name, tensor in network.state_dict().items()
+    }
+    record = json.dumps(dict(metadata), allow_nan=False, sort_keys=True)
+    # One key only: the library writes several in an order that changes from run to run.
+    return safetensors.torch.save(tensors, metadata={METADATA_KEY: record})
+
+
+def save_network(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write :func:`to_safetensors` to ``path``, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_safetensors(network, metadata))
+
+
+def save_state(path: Path, value: Any) -> None:
+    """Write containers of tensors, numbers and strings to ``path``, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(value, temporary)
+
+
+def load_state(path: Path) -> Any:
+    """Return what :func:`save_state` wrote, tensors on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or holds anything but plain values.
+    """
+    if not _read_head(path).startswith(_ZIP_MAGIC):
+        raise CheckpointError(f"{path}: not a training state; remove it to start afresh")
+    return _unpickle(path, mmap=False)
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(64)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: a folder, expected a file of weights") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path}: empty file, expected weights")
+    return head
+
+
+def _describe_foreign(head: bytes) -> str:
+    expected = "expected a PyTorch state dict or safetensors"
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            return f"{what}; {expected}"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return f"a text file starting with {head[:24].decode()!r}; {expected}"
+    return f"unknown format (first bytes {head[:8].hex(' ')}) or damaged; {expected}"
+
+
+def _refuse_foreign_zip(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path}: truncated or damaged ({_one_line(error)}); copy or download it again"
+        ) from error
+    parts = {member.filename.partition("/")[2] for member in members}
+    if "data.pkl" not in parts:
+        raise CheckpointError(f"{path}: a zip archive without data.pkl, expected torch.save's")
+    if any(part.startswith("code/") for part in parts):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive, which holds code; expected a state dict: where you "
+            "trust it, torch.save(torch.jit.load(path).state_dict(), ...)"
+        )
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(
+            f"{path}: a compressed zip archive; torch.save writes none: unpack it"
+        )
+
+
+def _unpickle(path: Path, *, mmap: bool) -> Any:
+    try:
+        # A Namespace of arguments is in every checkpoint of torchvision's training scripts; it
+        # is a bag of attributes and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols; what fails is said below
+            if path.suffix != ".safetensors":
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            with path.open("rb") as stream:  # given this name, torch would not unpickle
+                return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile pickle can raise anything
+        raise CheckpointError(f"{path}: {_why_not(path, error)}") from error
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    if not isinstance(error, pickle.UnpicklingError) or "eights" not in str(error):
+        return f"truncated or damaged ({type(error).__name__}: {_one_line(error)})"
+    wanted = _refused_globals(path) or re.findall(r"GLOBAL ([\w.]{1,80})", str(error))[:1]
+    reason = f": it wants {', '.join(wanted)}, and importing that could run code" if wanted else ""
+    return f"holds more than tensors{reason}; {_HOW_TO_CONVERT}"
+
+
+def _refused_globals(path: Path) -> list[str]:
+    """Return the names a zip file wants imported; torch lists them for no other format."""
+    try:
+        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001  it only helps the message
+        return []
+    names = sorted(name[:80] for name in wanted if name.isprintable())
+    return names[:5] + ([f"{len(names) - 5} more"] if len(names) > 5 else [])
+
+
+def _looks_like_safetensors(head: bytes, num_bytes: int) -> bool:
+    if len(head) < 9 or head[8:9] != b"{":
+        return False
+    (size,) = struct.unpack("<Q", head[:8])
+    return bool(size <= _MAX_HEADER_BYTES and 8 + size <= num_bytes)
+
+
+def _safetensors_metadata(size: bytes, read: Any, origin: str) -> dict[str, Any]:
+    """Return the JSON record under our key, or the header's own strings."""
+    try:
+        header = json.loads(read(struct.unpack("<Q", size)[0]))
+        strings = header.get("__metadata__") or {}
+        record = json.loads(strings.get(METADATA_KEY, "{}"))
+        return {k: v for k, v in strings.items() if k != METADATA_KEY} | record
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{origin}: damaged safetensors header: {_one_line(error)}"
+        ) from error
+
+
+def _guard_safetensors(load: Any, origin: str) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load()
+    except Exception as error:  # also PanicException's ValueErrors, KeyErrors
+        raise CheckpointError(f"{origin}: damaged safetensors: {_one_line(error)}") from error
+    return tensors
+
+
+def _checked(
+    tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path | None, origin: str
+) -> Checkpoint:
+    if not tensors:
+        raise CheckpointError(f"{origin}: no tensors in it, expected a state dict")
+    for name, tensor in tensors.items():
+        problem = problem_of(tensor)
+        if problem:
+            raise CheckpointError(f"{origin}: tensor {name[:80]!r} {problem}")
+    plain = with_plain_names({name: tensor.detach() for name, tensor in tensors.items()})
+    return Checkpoint(tensors=plain, metadata=metadata, path=path)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

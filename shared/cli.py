@@ -1,0 +1,297 @@
+"""What both command lines share: errors as one line, options from configs, progress, JSON.
+
+Results go to stdout, everything else to stderr. No torch at module level: ``--help`` must answer
+at once.
+"""
+
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import time
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from shared.config import flag_of, options_of
+from shared.errors import ConfigError, DreamforgeError, InputFileError
+from shared.progress import Progress, ProgressCallback
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Tool(click.Group):
+    """A command group whose errors are one line on stderr and an exit code (see shared.errors)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add ``--config`` to the group's own options."""
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(
+                ["--config"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                is_eager=True,
+                expose_value=False,
+                callback=_read_config,
+                help="TOML file with a table of options per command; environment and flags win.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors and signals into a line and the documented exit code."""
+        try:
+            with _terminated_as_interrupted():
+                return super().invoke(ctx)
+        except DreamforgeError as error:
+            _fail(ctx, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            arguments = shlex.join([ctx.info_name or "", *sys.argv[1:]])
+            _fail(ctx, f"interrupted; the same command goes on from here: {arguments}", 130)
+        except OSError as error:
+            _fail(ctx, _describe(error), 1)
+
+
+def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
+    name = (ctx.find_root().info_name or "").removesuffix("__main__.py")
+    click.echo(f"{name}: error: {' '.join(message.split())}", err=True)
+    ctx.exit(exit_code)
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM (a scheduler's preemption) like Ctrl-C: clean up, say how to resume."""
+
+    def interrupt(signum: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: a program that calls us owns its signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.UsageError(f"--config {path}: {error}") from error
+    ctx.default_map = {
+        command: {key.replace("-", "_"): value for key, value in options.items()}
+        for command, options in tables.items()
+        if isinstance(options, dict)
+    }
+
+
+def config_options(config_class: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds one flag for every :func:`shared.config.option` of a config.
+
+    Flags that are not given arrive as None, so that :func:`build_config` can tell them from
+    presets and defaults.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field, chosen in reversed(options_of(config_class)):
+            kind = _plain_type(field.type)
+            flag, text = flag_of(field), chosen.help
+            names = [flag, field.name]
+            if kind is bool:
+                names = [f"{flag}/--no-{flag.removeprefix('--')}", field.name]
+            if field.default is not None:
+                shown = field.default
+                if kind is bool:
+                    shown = flag if field.default else f"--no-{flag.removeprefix('--')}"
+                text = f"{text}  [default: {shown}]"
+            command = click.option(
+                *names,
+                type=bool if kind is bool else _click_type(kind, chosen),
+                default=None,
+                metavar=chosen.metavar,
+                help=text,
+            )(command)
+        return command
+
+    return decorate
+
+
+def build_config(
+    config_class: Any, arguments: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+) -> Any:
+    """Return the config of parsed ``arguments``: flags win over ``preset``, preset over default.
+
+    Raises:
+        ConfigError: If a value is out of bounds, or values do not go together.
+    """
+    names = {field.name for field in dataclasses.fields(config_class)}
+    given = {
+        name: value for name, value in arguments.items() if name in names and value is not None
+    }
+    return config_class(**{**(preset or {}), **given})
+
+
+def _plain_type(annotation: Any) -> type:
+    """Return ``int`` of ``int | None``."""
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+    return kinds[0] if kinds else annotation
+
+
+def _click_type(kind: type, chosen: Any) -> Any:
+    if chosen.choices is not None:
+        return click.Choice(chosen.choices)
+    if kind not in (int, float):
+        return kind
+    low = chosen.above if chosen.min is None else chosen.min
+    high = chosen.below if chosen.max is None else chosen.max
+    if low is None and high is None:
+        return kind
+    make: Any = click.IntRange if kind is int else click.FloatRange
+    return make(
+        min=low,
+        max=high,
+        min_open=chosen.min is None and low is not None,
+        max_open=chosen.max is None and high is not None,
+    )
+
+
+def parse_floats(flag: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of ``0.5,0.5,0.5``, or None for None."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{flag}: found {text!r}, expected numbers such as 0.5,0.5") from error
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of ``224`` or ``240x320``, or None for None."""
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+        raise ConfigError(f"--image-size: found {text!r}, expected 224 or HEIGHTxWIDTH")
+    return sides[0], sides[-1]
+
+
+def read_class_names(path: Path | None) -> tuple[str, ...] | None:
+    """Return the lines of a text file with one class name a line, in the order of the logits."""
+    if path is None:
+        return None
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputFileError(f"--class-names {path}: {error}") from error
+
+
+def command_line() -> str:
+    """Return the command that is running, as provenance records it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def emit(record: Mapping[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
+    """Put the result on stdout: ``record`` as JSON, or whatever ``render`` prints."""
+    if as_json:
+        click.echo(json.dumps(record, indent=2, allow_nan=False))
+    else:
+        render()
+
+
+def say(text: str) -> None:
+    """Print a remark to stderr: an assumption, a warning, a plan. Never interpreted as markup."""
+    click.echo(text, err=True)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout; the first column is left-aligned, numbers to the right.
+
+    Cells are plain text: markup in a file's strings stays text.
+    """
+    table = Table(title=Text(title), title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+@contextmanager
+def progress_display() -> Iterator[ProgressCallback]:
+    """Yield a callback that shows progress: a bar on a terminal, else a line every 30 s."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_printer(time.monotonic)
+        return
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[facts]}"),
+        console=console,
+    )
+    tasks: dict[str, Any] = {}
+
+    def show(report: Progress) -> None:
+        if report.stage not in tasks:
+            tasks[report.stage] = bars.add_task(report.stage, total=report.total, done="", facts="")
+        bars.update(
+            tasks[report.stage],
+            completed=report.done,
+            total=report.total,
+            done=f"{report.done:g}/{report.total:g} {report.unit}",
+            facts=_facts(report),
+        )
+
+    with bars:
+        yield show
+
+
+def _line_printer(clock: Callable[[], float]) -> ProgressCallback:
+    """Print a report when its stage starts to move, ends, or was silent for half a minute."""
+    begun: dict[str, tuple[float, float]] = {}  # stage -> (seconds, done) at the first report
+    printed: dict[str, float] = {}
+
+    def show(report: Progress) -> None:
+        now = clock()
+        started, done_before = begun.setdefault(report.stage, (now, report.done))
+        finished = report.done >= report.total
+        if not finished and now - printed.get(report.stage, started) < SECONDS_BETWEEN_LINES:
+            return
+        printed[report.stage] = now
+        rate = (report.done - done_before) / max(now - started, 1e-9)
+        eta = "" if finished or rate <= 0 else f", eta {(report.total - report.done) / rate:.0f} s"
+        say(f"{report.stage}: {report.done:g}/{report.total:g} {report.unit}{eta}{_facts(report)}")
+
+    return show
+
+
+def _facts(report: Progress) -> str:
+    return "".join(f"  {name} {value:.4g}" for name, value in report.facts.items())

@@ -1,0 +1,186 @@
+"""Real images to judge by: a folder per class, or CIFAR-10 as torchvision keeps it."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.device import num_bytes_free
+from shared.errors import IncompatibleError, InputFileError
+from shared.spec import TeacherSpec
+
+_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
+_CROP_FRACTION = 0.875  # 224 of 256 pixels, torchvision's convention for evaluation
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EvalData:
+    """Labelled images on the CPU.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)``, of the teacher's image shape.
+        labels: int64 ``(N,)``, in the teacher's order of classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
+    """Return all images of ``source``, made to fit the teacher.
+
+    Args:
+        source: A folder with one folder of images per class, or ``cifar10:ROOT`` for the test
+            split of CIFAR-10 in torchvision's folder ROOT (not downloaded).
+        spec: The teacher's image shape and classes. Folders whose names are all among its class
+            names go by name; otherwise as many folders as classes go in sorted order.
+
+    Raises:
+        InputFileError: If the folder or an image in it cannot be used.
+        IncompatibleError: If classes or channels are not the teacher's.
+    """
+    if source.startswith("cifar10:"):
+        return _open_cifar10(Path(source.removeprefix("cifar10:")), spec)
+    root = Path(source)
+    names = list_classes(root)
+    return read_image_folder(root, match_classes(names, spec, source), spec.image_shape)
+
+
+def list_classes(root: Path) -> list[str]:
+    """Return the names of the class folders in ``root``, sorted as text.
+
+    Raises:
+        InputFileError: If there is no such folder, or no folder in it.
+    """
+    if not root.is_dir():
+        raise InputFileError(f"{root}: no such folder, expected one with a folder per class")
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if not names:
+        raise InputFileError(f"{root}: no folders in it, expected one folder of images per class")
+    if set(names) <= {"train", "test", "val", "valid", "validation"}:
+        raise InputFileError(f"{root}: holds the splits {', '.join(names)}; name one of them")
+    return names
+
+
+def match_classes(names: Sequence[str], spec: TeacherSpec, source: str) -> dict[str, int]:
+    """Return the teacher's label of each class name, by name where possible, else by order.
+
+    Raises:
+        IncompatibleError: If neither the names nor their number are the teacher's.
+    """
+    known = {name: label for label, name in enumerate(spec.class_names or ())}
+    if all(name in known for name in names):
+        return {name: known[name] for name in names}
+    if len(names) == spec.num_classes:
+        return {name: label for label, name in enumerate(names)}
+    raise IncompatibleError(
+        f"{source}: {len(names)} classes ({', '.join(names[:3])} ...), expected the teacher's "
+        f"{spec.num_classes}"
+    )
+
+
+def read_image_folder(
+    root: Path, labels: dict[str, int], image_shape: tuple[int, int, int]
+) -> EvalData:
+    """Return the images in the class folders ``labels`` of ``root``, each made to fit.
+
+    Args:
+        root: Holds the class folders; images may lie deeper in them.
+        labels: Folder name to label.
+        image_shape: ``(C, H, W)``; C is 1 (gray) or 3 (RGB).
+
+    Raises:
+        InputFileError: If there are no images, or one cannot be read.
+        IncompatibleError: If C is neither 1 nor 3.
+    """
+    files = [
+        (path, label)
+        for name, label in labels.items()
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in _EXTENSIONS and path.is_file()
+    ]
+    if not files:
+        raise InputFileError(f"{root}: no images (png, jpg ...) in its {len(labels)} class folders")
+    loaders = [partial(_open_image, path) for path, _ in files]
+    return _read_all(loaders, [label for _, label in files], image_shape, str(root))
+
+
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the image at ``height`` x ``width`` pixels, as classifiers are usually evaluated.
+
+    An image of that size is left alone; one that is smaller either way is stretched to it; of a
+    larger one, the short side is resized to size / 0.875 and the center cropped.
+    """
+    if image.size == (width, height):
+        return image
+    if image.width < width or image.height < height:
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    scale = max(height / image.height, width / image.width) / _CROP_FRACTION
+    size = (round(image.width * scale), round(image.height * scale))
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + width, top + height))
+
+
+def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
+    from torchvision.datasets import CIFAR10  # slow to import
+
+    try:
+        dataset = CIFAR10(str(root), train=False, download=False)
+    except (RuntimeError, OSError, KeyError, ValueError) as error:
+        raise InputFileError(
+            f"cifar10:{root}: no CIFAR-10 there, expected the folder cifar-10-batches-py as "
+            "torchvision unpacks it"
+        ) from error
+    order = match_classes(dataset.classes, spec, f"cifar10:{root}")
+    labels = [order[dataset.classes[target]] for target in dataset.targets]
+    loaders = [partial(Image.fromarray, array) for array in dataset.data]
+    return _read_all(loaders, labels, spec.image_shape, f"cifar10:{root}")
+
+
+def _read_all(
+    loaders: Sequence[Callable[[], Image.Image]],
+    labels: Sequence[int],
+    image_shape: tuple[int, int, int],
+    origin: str,
+) -> EvalData:
+    channels, height, width = image_shape
+    if channels not in _MODES:
+        raise IncompatibleError(
+            f"{origin}: the teacher takes {channels} channels, images on disk give 1 or 3"
+        )
+    num_bytes = len(loaders) * channels * height * width
+    free = num_bytes_free(torch.device("cpu"))
+    if num_bytes > free:
+        raise InputFileError(
+            f"{origin}: {len(loaders)} images need {num_bytes / 2**30:.1f} GiB of memory, "
+            f"{free / 2**30:.1f} are free; use fewer images"
+        )
+    images = torch.empty(len(loaders), channels, height, width, dtype=torch.uint8)
+
+    def read(index: int) -> None:
+        image = fit(loaders[index]().convert(_MODES[channels]), height, width)
+        pixels = torch.from_numpy(np.array(image)).view(height, width, channels)
+        images[index] = pixels.permute(2, 0, 1)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes in parallel
+        for _ in pool.map(read, range(len(loaders))):
+            pass
+    return EvalData(images=images, labels=torch.tensor(labels, dtype=torch.int64))
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputFileError(f"{path}: not a readable image ({type(error).__name__})") from error

@@ -1,0 +1,192 @@
+"""Where each fact about a teacher comes from: argument, checkpoint, dream set, or assumption.
+
+Records in files are somebody else's: what makes no sense there is passed over, with a note, and
+a name that would run code when built is refused unless the user gives it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.architectures import ARCHITECTURES, Candidate, is_factory
+from shared.errors import CheckpointError, ConfigError
+from shared.spec import TeacherSpec
+
+
+class Facts:
+    """The sources of facts in order of precedence; ``notes`` collects what had to be assumed.
+
+    Args:
+        arguments: By fact: ``architecture``, ``image_size`` as ``(H, W)``, ``mean``, ``std``,
+            ``class_names``; None where not given.
+        metadata: What stood in the checkpoint.
+        spec: What a dream set recorded.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], metadata: Mapping[str, Any], spec: TeacherSpec | None
+    ) -> None:
+        self.notes: list[str] = []
+        self._metadata = metadata
+        self._arguments = {name: value for name, value in arguments.items() if value is not None}
+        self._recorded = self._read(metadata)
+        self._set = {} if spec is None else self._read(spec.to_json())
+
+    def find(self, name: str) -> Any:
+        """Return the fact from its first source that has it, or None."""
+        recorded = self._recorded.get(name, self._set.get(name))
+        if name not in self._arguments:
+            return recorded
+        given = self._arguments[name]
+        if recorded is not None and _plain(given) != _plain(recorded):
+            self._note(
+                f"{_WORDS.get(name, name)}: took {_short(given)} as given, though "
+                f"{_short(recorded)} is recorded"
+            )
+        return given
+
+    def architecture(self) -> str | None:
+        """Return the architecture's name where a source has it.
+
+        Raises:
+            CheckpointError: If only a file says it, and building it would run somebody's code.
+        """
+        name: str | None = self.find("architecture")
+        if name is not None and is_factory(name) and "architecture" not in self._arguments:
+            raise CheckpointError(
+                f"architecture recorded as {name[:80]!r}, which is code to import; where you "
+                f"trust it, pass --arch {name[:80]}"
+            )
+        return name
+
+    def hint(self, path: Path | None) -> str:
+        """Return text that may hold the architecture's name: what scripts record, the file name."""
+        words = [self._metadata.get(key) for key in ("architecture", "arch", "model_name")]
+        return " ".join(
+            [*(word for word in words if isinstance(word, str)), path.stem if path else ""]
+        )
+
+    def image_size(self, candidate: Candidate) -> tuple[int, int]:
+        """Return ``(H, W)``, where nothing says it the architecture's usual one."""
+        found = self.find("image_size")
+        if found is None:
+            height, width = candidate.usual().size
+            self._note(
+                f"image size {height}x{width}, the usual one of {candidate.name}; "
+                "--image-size says otherwise"
+            )
+            return height, width
+        if len(found) != 2 or min(found) < 1:
+            raise ConfigError(f"--image-size: found {found}, expected positive pixels")
+        return int(found[0]), int(found[1])
+
+    def normalization(
+        self, candidate: Candidate, channels: int
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std per channel, where nothing says them the usual ones."""
+        found = {"mean": self.find("mean"), "std": self.find("std")}
+        missing = [name for name, values in found.items() if values is None]
+        if missing:
+            usual = candidate.usual()
+            for name in missing:
+                found[name] = getattr(usual, name) if channels == len(usual.mean) else (0.5,)
+            why = f"the usual ones of {candidate.name}" if channels == 3 else "for want of better"
+            values = " and ".join(f"{name} {_short(found[name])}" for name in missing)
+            self._note(f"{values}, {why}; --mean and --std say otherwise")
+        return _per_channel("--mean", found["mean"], channels), _per_channel(
+            "--std", found["std"], channels
+        )
+
+    def class_names(self, num_classes: int) -> tuple[str, ...] | None:
+        """Return one name per class, or None where unknown."""
+        names = self.find("class_names")
+        if names is None or len(names) == num_classes:
+            return None if names is None else tuple(str(name) for name in names)
+        if "class_names" in self._arguments:
+            raise ConfigError(f"class names: found {len(names)}, expected {num_classes}")
+        self._note(f"{len(names)} recorded class names ignored: the network has {num_classes}")
+        return None
+
+    def _read(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the facts in a record, without those that make no sense."""
+        facts = {}
+        for key, (name, read) in _READERS.items():
+            if record.get(key) is None:
+                continue
+            value = read(record[key])
+            if value is not None:
+                facts[name] = value
+            elif key != "architecture":  # another's word for it is still a hint
+                self._note(f"recorded {key} ignored: found {_short(record[key])}")
+        return facts
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+
+_WORDS = {"image_size": "image size", "class_names": "class names"}
+
+
+def _read_architecture(value: Any) -> str | None:
+    known = isinstance(value, str) and (value in ARCHITECTURES or ":" in value)
+    return value if known else None
+
+
+def _read_size(value: Any) -> tuple[int, int] | None:
+    numbers = _read_numbers(value)
+    if numbers is None or len(numbers) != 3 or not all(1 <= size <= 16384 for size in numbers):
+        return None
+    return int(numbers[1]), int(numbers[2])
+
+
+def _read_numbers(value: Any) -> tuple[float, ...] | None:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return None
+    numbers = [item for item in value if isinstance(item, (int, float)) and math.isfinite(item)]
+    return tuple(numbers) if len(numbers) == len(value) else None
+
+
+def _read_std(value: Any) -> tuple[float, ...] | None:
+    numbers = _read_numbers(value)
+    return numbers if numbers and min(numbers) > 0 else None
+
+
+def _read_names(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return None
+    return tuple(value) if all(isinstance(item, str) for item in value) else None
+
+
+# key in the record -> fact, and how to read it
+_READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "architecture": ("architecture", _read_architecture),
+    "image_shape": ("image_size", _read_size),
+    "mean": ("mean", _read_numbers),
+    "std": ("std", _read_std),
+    "class_names": ("class_names", _read_names),
+}
+
+
+def _per_channel(flag: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) == 1:
+        return numbers * channels
+    if len(numbers) != channels:
+        raise ConfigError(
+            f"{flag}: found {len(numbers)} numbers, expected {channels}, one per channel"
+        )
+    return numbers
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return repr(value)[:60]
+    if value and all(isinstance(item, (int, float)) for item in value):
+        return ", ".join(f"{item:g}" for item in value[:8])
+    return f"{len(value)} values"

@@ -1,0 +1,96 @@
+"""What a network answers, and how often two answers are the same."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.device import to_device
+from shared.images import to_pixels
+from shared.spec import TeacherSpec
+
+_PIXELS_PER_BATCH = 2**24  # times channels; about a gigabyte of activations in a ResNet
+_MAX_BATCH = 1024
+
+
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    spec: TeacherSpec,
+    device: torch.device,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Return the network's logits in evaluation mode, in full float32.
+
+    Args:
+        network: Takes inputs normalised as ``spec`` says, on ``device``; left in the mode it was
+            in.
+        images: uint8 ``(N, C, H, W)`` on any device.
+        spec: Its mean and std are used.
+        device: Where the network is.
+        batch_size: Images at once; by default as many as fit comfortably.
+
+    Returns:
+        float32 ``(N, K)`` on the device of ``images``.
+    """
+    mean, std = channel_statistics(spec, device)
+    size = batch_size or default_batch_size(images)
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), _full_precision(device):
+            rows = [
+                network((to_pixels(to_device(part, device)) - mean) / std).float().to(images.device)
+                for part in images.split(size)
+            ]
+    finally:
+        network.train(training)
+    return torch.cat(rows) if rows else torch.zeros(0, spec.num_classes)
+
+
+def default_batch_size(images: Tensor) -> int:
+    """Return how many images of this shape a forward pass takes at once."""
+    return max(1, min(_MAX_BATCH, _PIXELS_PER_BATCH // math.prod(images.shape[1:])))
+
+
+def channel_statistics(spec: TeacherSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std as float32 ``(1, C, 1, 1)`` on ``device``."""
+    mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+    return mean, std
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the fraction of rows whose largest logit is the label's; NaN for no rows.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: int64 ``(N,)``.
+    """
+    return float((logits.argmax(1) == labels.to(logits.device)).float().mean())
+
+
+def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
+    """Return the fraction of rows with the same largest logit: Stanton et al. 2021's fidelity.
+
+    Args:
+        logits_a: ``(N, K)``.
+        logits_b: ``(N, K)``, any device.
+    """
+    return accuracy(logits_a, logits_b.argmax(1))
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Switch off mixed precision, and TensorFloat-32, which cuDNN uses by default."""
+    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolution.fp32_precision
+    with torch.autocast(device.type, enabled=False):
+        convolution.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            convolution.fp32_precision = before

@@ -1,0 +1,100 @@
+"""The state dict inside what a file holds: unwrapped, its names plain, its tensors sound."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import CheckpointError
+
+# Where training scripts keep the weights; plain ones before moving averages.
+_NESTS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
+_MAX_NESTING = 4
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+
+
+def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state dict inside ``value`` and the plain values beside it.
+
+    Args:
+        value: What a pickle held: a state dict, or dicts around one, as training scripts write.
+        origin: Names the file in errors.
+
+    Raises:
+        CheckpointError: If it is no dict at all.
+    """
+    metadata: dict[str, Any] = {}
+    for _ in range(_MAX_NESTING):  # a pickle can hold itself
+        if not isinstance(value, Mapping):
+            break
+        metadata |= _plain_values(value)
+        inner = next((value[key] for key in _NESTS if isinstance(value.get(key), Mapping)), None)
+        if inner is None:
+            break
+        value = inner
+    if not isinstance(value, Mapping):
+        raise CheckpointError(
+            f"{origin}: holds a {type(value).__name__}, expected a state dict: names and tensors"
+        )
+    tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel
+    return tensors, metadata
+
+
+def _plain_values(record: Mapping[Any, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return all(isinstance(item, str | int | float) for item in value)
+        return isinstance(value, str | int | float)
+
+    return {k: v for k, v in record.items() if isinstance(k, str) and plain(v)}
+
+
+def strip_prefixes(names: list[str]) -> list[str]:
+    """Return the names without the wrappers' prefixes (``module.`` and so on) that all share."""
+    stripping = True
+    while stripping and names:
+        stripping = False
+        for prefix in _PREFIXES:
+            if all(name.startswith(prefix) for name in names):
+                names = [name[len(prefix) :] for name in names]
+                stripping = True
+    return names
+
+
+def with_plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under the names of :func:`strip_prefixes`."""
+    return dict(zip(strip_prefixes(list(tensors)), tensors.values(), strict=True))
+
+
+def problem_of(tensor: Tensor) -> str | None:
+    """Return why the tensor can be no weight of a network, or None."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "is sparse or quantized; expected the weights of a plain float network"
+    if tensor.is_meta or tensor.is_complex():
+        return f"is {tensor.dtype} on {tensor.device}; expected real numbers with memory"
+    if math.prod(tensor.shape) * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"claims shape {tuple(tensor.shape)} but the file holds less; damaged or hostile"
+    if tensor.is_floating_point() and not _all_finite(tensor):
+        return "has NaN or infinite values; the training that wrote it had diverged"
+    return None
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # float8 cannot be summed
+    # A sum is faster than isfinite, and finite only if every term is; it may overflow, though.
+    return bool(torch.isfinite(wide.sum()) or torch.isfinite(wide).all())

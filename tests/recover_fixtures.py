@@ -1,0 +1,76 @@
+"""Small networks and dream sets for the tests of recover."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import blobs
+from dreamset_fixtures import write_dream_set
+from torch import nn
+
+from recover.config import RecoverConfig
+from shared.dreams import DreamBatch
+from shared.dreamset import DreamSet
+from shared.teacher import Teacher
+
+
+def quick_config(**changes: Any) -> RecoverConfig:
+    """A run of a second on the tiny teacher, in float32 on the CPU."""
+    facts: dict[str, Any] = {
+        "sparsity": 0.8,
+        "steps": 12,
+        "batch_size": 16,
+        "prune_every": 3,
+        "repair_images": 64,
+        "mix": "none",
+        "shift": 1,
+        "flip": False,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return RecoverConfig(**(facts | changes))
+
+
+def blob_dreams(folder: Path, labeler: Teacher, num_images: int = 128, **options: Any) -> DreamSet:
+    """A dream set of two shards whose images are the blobs that the teacher was trained on."""
+    images, labels = blobs(num_images, seed=1)
+    rows = torch.arange(num_images)
+    dreams = DreamBatch(
+        images=images,
+        labels=labels,
+        logits=labeler.logits(images).half(),
+        batch=(rows // 8).int(),
+        loss=torch.zeros(num_images),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return DreamSet.open(write_dream_set(folder, dreams=dreams, spec=labeler.spec, **options))
+
+
+class OddNetwork(nn.Module):
+    """Grouped, depthwise and transposed convolutions, no biases, and a weight used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.up = nn.ConvTranspose2d(8, 8, 2, bias=False)
+        self.first = nn.Linear(8, 8, bias=False)
+        self.second = nn.Linear(8, 8, bias=False)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = self.norm(self.stem(inputs)).relu()
+        features = self.up(self.depthwise(self.grouped(features)).relu()).mean((2, 3))
+        return self.head(self.second(self.first(features).relu()).relu())
+
+
+ODD_NUM_WEIGHTS = 8 * 3 * 9 + 8 * 2 * 9 + 8 * 9 + 8 * 8 * 4 + 8 * 8 + 4 * 8
+
+
+def odd_network(seed: int = 0) -> OddNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return OddNetwork()

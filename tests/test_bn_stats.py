@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+from dreamforge.bn_stats import BatchNormMonitor, channel_affine
+
+
+def network(dim=2):
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dim]
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dim]
+    model = nn.Sequential(conv(3, 4, 3), norm(4), nn.ReLU(), conv(4, 5, 1), norm(5, affine=False))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_outputs_statistics_and_gradients_are_those_of_a_plain_forward_pass(dim):
+    model = network(dim)
+    inputs = torch.randn(6, 3, *[7] * dim, requires_grad=True)
+
+    def loss_of(outputs, stats):
+        pieces = [outputs.square().sum()]
+        pieces += [(mean.sin().sum() + var.square().sum()) for mean, var in stats]
+        return torch.stack(pieces).sum()
+
+    with BatchNormMonitor(model) as monitor:
+        outputs = model(inputs)
+        stats = [(layer.mean, layer.var) for layer in monitor.take()]
+        (gradient,) = torch.autograd.grad(loss_of(outputs, stats), inputs)
+
+    plain, values = [], inputs
+    for module in model:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            axes = [axis for axis in range(values.ndim) if axis != 1]
+            var, mean = torch.var_mean(values, dim=axes, correction=0)
+            plain.append((mean, var))
+        values = module(values)
+    (expected,) = torch.autograd.grad(loss_of(values, plain), inputs)
+
+    torch.testing.assert_close(outputs, values, rtol=1e-4, atol=1e-4)
+    for (mean, var), (plain_mean, plain_var) in zip(stats, plain, strict=True):
+        torch.testing.assert_close(mean, plain_mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(var, plain_var, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_are_float32_and_accurate_in_bfloat16():
+    model = nn.Sequential(nn.BatchNorm2d(4)).eval().requires_grad_(False)
+    inputs = torch.randn(32, 4, 16, 16).bfloat16()
+
+    with BatchNormMonitor(model) as monitor:
+        outputs = model(inputs)
+        (layer,) = monitor.take()
+
+    var, mean = torch.var_mean(inputs.double(), dim=(0, 2, 3), correction=0)
+    assert outputs.dtype == torch.bfloat16
+    assert layer.mean.dtype == layer.var.dtype == torch.float32
+    torch.testing.assert_close(layer.mean.double(), mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.var.double(), var, rtol=1e-4, atol=1e-6)
+
+
+def test_the_network_is_as_it_was_after_the_block_and_after_an_error():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = torch.randn(2, 3, 5, 5)
+    expected = model(inputs)
+
+    with pytest.raises(KeyError), BatchNormMonitor(model):
+        raise KeyError
+
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(inputs), expected)
+
+
+def test_a_batch_norm_that_is_called_twice_reports_twice():
+    norm = nn.BatchNorm2d(3).eval()
+    model = nn.Sequential(norm, nn.ReLU(), norm).requires_grad_(False)
+
+    with BatchNormMonitor(model) as monitor:
+        model(torch.randn(2, 3, 4, 4))
+        assert len(monitor.take()) == 2
+
+
+def test_channel_affine_is_exact_for_powers_of_two():
+    inputs = torch.arange(24, dtype=torch.float32).view(2, 3, 2, 2)
+    scale, shift = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([0.0, 4.0, -8.0])
+
+    expected = inputs * scale.view(3, 1, 1) + shift.view(3, 1, 1)
+    assert torch.equal(channel_affine(inputs, scale, shift), expected)

@@ -1,0 +1,233 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import IMAGE_SHAPE, blobs
+from dreamset_fixtures import tiny_spec, write_dream_set
+from PIL import Image
+from recover_fixtures import blob_dreams
+
+from recover.cli import main
+from shared.checkpoint import to_safetensors
+from shared.teacher import Teacher
+
+QUICK = [
+    *("--steps", "6", "--batch-size", "16", "--prune-every", "2", "--repair-images", "32"),
+    *("--device", "cpu", "--precision", "float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dream set with its teacher inside."""
+    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
+    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob).path
+
+
+@pytest.fixture(scope="module")
+def eval_folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    images, labels = blobs(20, seed=5)
+    assert tiny_teacher.spec.class_names is not None
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        home = folder / tiny_teacher.spec.class_names[label]
+        home.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(home / f"{number}.png")
+    return folder
+
+
+def run(runner: CliRunner, *arguments: object) -> Result:
+    return runner.invoke(main, ["run", *QUICK, *map(str, arguments)])
+
+
+def error_of(result: Result) -> str:
+    lines = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_dreams_and_sparsity_are_all_that_is_needed(
+    runner: CliRunner, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = run(runner, "--dreams", index, "--sparsity", 0.8)
+
+    assert result.exit_code == 0, result.output
+    written = {path.name for path in (tmp_path / "dreams-s0.8").iterdir()}
+    assert written == {"student.safetensors", "report.json", "metrics.jsonl"}
+    for word in ("teacher", "pruned", "repaired", "recovered", "report: dreams-s0.8/report.json"):
+        assert word in result.stdout
+
+
+def test_json_is_the_only_thing_on_stdout(
+    runner: CliRunner, index: Path, eval_folder: Path, tmp_path: Path
+) -> None:
+    result = run(
+        runner, "--dreams", index, "--out", tmp_path / "o", "--eval-data", eval_folder, "--json"
+    )
+
+    record = json.loads(result.stdout)
+    assert record["sparsity"] == 0.8
+    assert 0 <= record["recovered"]["accuracy"] <= 1
+    assert record["teacher"]["accuracy"] > 0.9
+    assert record["out"] == str(tmp_path / "o")
+    assert "distill: 6/6 steps" in result.stderr
+
+
+def test_explicit_flags_beat_the_preset(runner: CliRunner, index: Path, tmp_path: Path) -> None:
+    result = run(
+        runner,
+        *("--dreams", index, "--out", tmp_path / "o", "--json"),
+        *("--preset", "tripurwar2025", "--sparsity", 0.3),
+    )
+
+    config = json.loads(result.stdout)["config"]
+    assert (config["sparsity"], config["steps"], config["temperature"]) == (0.3, 6, 3.0)
+
+
+def test_a_dry_run_writes_nothing(runner: CliRunner, index: Path, tmp_path: Path) -> None:
+    arguments = ("--dreams", index, "--out", tmp_path / "o", "--dry-run")
+
+    plan = json.loads(run(runner, *arguments, "--json").stdout)
+    shown = run(runner, *arguments)
+
+    assert plan["num_kept"] == round(0.2 * plan["num_weights"])
+    assert plan["seconds"] > 0
+    assert "resnet8, 4 classes, 3x8x8" in shown.stdout
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_finished_run_is_kept_unless_overwritten(
+    runner: CliRunner, index: Path, tmp_path: Path
+) -> None:
+    arguments = ("--dreams", index, "--out", tmp_path / "o")
+    assert run(runner, *arguments).exit_code == 0
+
+    again = run(runner, *arguments)
+
+    assert again.exit_code == 2
+    assert "holds a finished run" in error_of(again)
+    assert run(runner, *arguments, "--overwrite").exit_code == 0
+
+
+def test_without_a_teacher_anywhere_the_command_asks_for_it(
+    runner: CliRunner, tiny_teacher: Teacher, tmp_path: Path
+) -> None:
+    dreams = blob_dreams(tmp_path, tiny_teacher)
+
+    result = run(runner, "--dreams", dreams.path, "--out", tmp_path / "o")
+
+    assert result.exit_code == 2
+    assert "pass it with --teacher" in error_of(result)
+
+
+def test_a_foreign_teacher_is_refused(
+    runner: CliRunner, teacher_file: Path, tmp_path: Path
+) -> None:
+    index = write_dream_set(tmp_path, spec=tiny_spec(image_shape=IMAGE_SHAPE))
+    arguments = ("--dreams", index, "--out", tmp_path / "o", "--teacher", teacher_file)
+
+    refused = run(runner, *arguments)
+    allowed = run(runner, *arguments, "--allow-teacher-mismatch")
+
+    assert refused.exit_code == 4
+    assert "fingerprint abababababab" in error_of(refused)
+    assert allowed.exit_code == 0
+    assert "recover: warning: the dreams were made from a teacher" in allowed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "text"),
+    [
+        (["--dreams", "missing.h5"], 3, "missing.h5"),
+        (["--dreams", "SET", "--sparsity", "1"], 2, "--sparsity"),
+        (["--dreams", "SET", "--image-size", "big"], 2, "--image-size"),
+        (["--dreams", "SET", "--teacher", "missing.pt"], 3, "missing.pt"),
+        (["--dreams", "SET", "--eval-data", "missing"], 3, "missing"),
+        (["--dreams", "SET", "--device", "tpu"], 2, "--device tpu"),
+        ([], 2, "--dreams"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_the_documented_exit_code(
+    runner: CliRunner,
+    index: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    exit_code: int,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(index) if word == "SET" else word for word in arguments]
+
+    result = runner.invoke(main, ["run", "--steps", "1", *words])
+
+    assert result.exit_code == exit_code, result.output
+    assert text in result.stderr.splitlines()[-1]
+    assert not result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_saved_student_is_judged_as_in_its_report(
+    runner: CliRunner, index: Path, eval_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    data = ("--eval-data", str(eval_folder))
+    report = json.loads(run(runner, "--dreams", index, "--out", out, *data, "--json").stdout)
+
+    judged = runner.invoke(
+        main,
+        [
+            *("eval", str(out), *data, "--dreams", str(index), "--json"),
+            *("--teacher", str(teacher_file), "--device", "cpu"),
+        ],
+    )
+
+    record = json.loads(judged.stdout)
+    for name in ("accuracy", "agreement", "agreement_on_dreams", "sparsity", "num_nonzero"):
+        assert record[name] == pytest.approx(report["recovered"][name])
+    assert record["num_dreams"] == report["provenance"]["dreams"]["num_held_out"]
+
+
+def test_without_its_teacher_a_student_is_judged_by_the_stored_answers(
+    runner: CliRunner, index: Path, tmp_path: Path
+) -> None:
+    assert run(runner, "--dreams", index, "--out", tmp_path / "o").exit_code == 0
+
+    result = runner.invoke(main, ["eval", str(tmp_path / "o"), "--dreams", str(index), "--json"])
+    table = runner.invoke(main, ["eval", str(tmp_path / "o"), "--dreams", str(index)])
+
+    record = json.loads(result.stdout)
+    assert record["accuracy"] is None
+    assert record["agreement"] == record["agreement_on_dreams"]
+    assert "sparsity" in table.stdout
+
+
+def test_a_student_needs_something_to_be_judged_by(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(main, ["eval", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert "nothing to judge by" in result.stderr
+
+
+def test_a_teacher_is_no_student(runner: CliRunner, teacher_file: Path, index: Path) -> None:
+    result = runner.invoke(main, ["eval", str(teacher_file), "--dreams", str(index)])
+
+    assert result.exit_code == 4
+    assert "no student of recover" in error_of(result)
+
+
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_every_option_has_help(command: str) -> None:
+    for parameter in main.commands[command].params:
+        assert getattr(parameter, "help", None) or parameter.param_type_name == "argument"
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys, recover.cli; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

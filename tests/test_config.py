@@ -1,0 +1,54 @@
+import pytest
+
+from dreamforge.config import PRESETS, SynthesisConfig, preset_values
+from shared.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_images", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("beta1", 1.0),
+        ("bn_weight", -1.0),
+        ("bn_distance", "js"),
+        ("batch_size", 1),
+    ],
+)
+def test_nonsense_is_refused_with_flag_and_value(name, value):
+    with pytest.raises(ConfigError) as caught:
+        SynthesisConfig(**{name: value})
+
+    flag = "--n" if name == "num_images" else "--" + name.replace("_", "-")
+    assert str(caught.value).startswith(f"{flag}: found {value}, expected")
+
+
+def test_automatic_choices_follow_the_image_size():
+    small = SynthesisConfig(num_images=5000).resolve((3, 32, 32))
+    large = SynthesisConfig(num_images=5000).resolve((3, 224, 224))
+
+    assert (small.steps, small.batch_size, small.jitter) == (200, 256, 2)
+    assert (large.steps, large.batch_size, large.jitter) == (1000, 64, 14)
+    assert small.shard_size % small.batch_size == 0
+    assert large.shard_size * 3 * 224 * 224 <= 64 * 2**20
+
+
+def test_resolving_twice_changes_nothing():
+    once = SynthesisConfig(num_images=999).resolve((1, 8, 8))
+
+    assert once.resolve((1, 8, 8)) == once
+
+
+def test_a_batch_is_never_larger_than_the_set():
+    assert SynthesisConfig(num_images=10).resolve((3, 32, 32)).batch_size == 10
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_configs(name):
+    assert SynthesisConfig(**preset_values(name, 32)).resolve((3, 32, 32)).steps
+
+
+def test_the_seed_papers_jitter_scales_from_its_own_image_size():
+    assert preset_values("tripurwar2025", 224)["jitter"] == 32
+    assert preset_values("tripurwar2025", 32)["jitter"] == 5

@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from shared.files import (
+    atomic_path,
+    remove_stale_temporaries,
+    sha256_of,
+    write_json,
+    write_text,
+)
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "file"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise KeyError
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "file"
+    script = (
+        "import os, sys; from pathlib import Path; from shared.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as t: t.write_bytes(b'x'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"mine")
+        assert len(list(tmp_path.iterdir())) == 2
+        remove_stale_temporaries(path)
+        assert list(tmp_path.iterdir()) == [temporary]
+
+
+def test_json_is_json(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2.5, None]}
+
+    with pytest.raises(ValueError, match="NaN|nan|Out of range"):
+        write_json(tmp_path / "b.json", {"x": float("nan")})
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    write_text(tmp_path / "abc", "abc")
+
+    # FIPS 180-2, appendix B.1.
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256_of(tmp_path / "abc") == expected

@@ -1,0 +1,52 @@
+import torch
+from recover_fixtures import ODD_NUM_WEIGHTS, odd_network
+from torch import nn
+
+from recover.importance import PRUNED, magnitudes, prunable_weights
+
+
+def test_convolutions_and_linear_layers_are_prunable_but_neither_biases_nor_batch_norm() -> None:
+    weights = prunable_weights(odd_network())
+
+    assert list(weights) == [
+        "stem.weight",
+        "grouped.weight",
+        "depthwise.weight",
+        "up.weight",
+        "first.weight",
+        "head.weight",
+    ]
+
+
+def test_a_weight_that_two_layers_share_counts_once() -> None:
+    weights = prunable_weights(odd_network())
+
+    assert sum(weight.numel() for weight in weights.values()) == ODD_NUM_WEIGHTS
+
+
+def test_the_names_are_those_of_the_state_dict() -> None:
+    network = odd_network()
+
+    assert prunable_weights(network).keys() <= network.state_dict().keys()
+    assert prunable_weights(nn.Linear(2, 2)).keys() == {"weight"}
+
+
+def test_scores_are_absolute_values_and_the_weights_stay() -> None:
+    layer = nn.Linear(2, 1)
+    layer.weight.data = torch.tensor([[-3.0, 2.0]])
+
+    scores = magnitudes(layer)
+
+    assert scores["weight"].tolist() == [[3.0, 2.0]]
+    assert not scores["weight"].requires_grad
+    assert layer.weight.tolist() == [[-3.0, 2.0]]
+
+
+def test_what_is_pruned_scores_less_than_a_kept_zero() -> None:
+    layer = nn.Linear(3, 1)
+    layer.weight.data = torch.tensor([[0.0, 0.0, 1.0]])
+
+    scores = magnitudes(layer, {"weight": torch.tensor([[False, True, True]])})
+
+    assert scores["weight"].tolist() == [[PRUNED, 0.0, 1.0]]
+    assert PRUNED < 0

@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+from dataclasses import dataclass
+
+import click
+import pytest
+
+from shared import cli
+from shared.config import option, validate
+from shared.errors import (
+    CheckpointError,
+    ConfigError,
+    DreamforgeError,
+    DreamSetError,
+    IncompatibleError,
+)
+from shared.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toy:
+    num_images: int = option(10, "how many", min=1, flag="--n")
+    rate: float = option(0.5, "a rate", above=0, below=1)
+    jitter: int | None = option(None, "pixels", min=0)
+    flip: bool = option(True, "mirror")
+    kind: str = option("a", "which", choices=("a", "b"))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@click.group(cls=cli.Tool, context_settings={"auto_envvar_prefix": "TOY"})
+def tool() -> None:
+    """A toy."""
+
+
+@tool.command()
+@cli.config_options(Toy)
+@click.option("--raise", "name")
+def show(name, **options):
+    """Print the config, or fail as told."""
+    errors = {
+        "config": ConfigError("found 1,\nexpected 2"),
+        "failed": DreamforgeError("no"),
+        "checkpoint": CheckpointError("x.pt: broken"),
+        "dreams": DreamSetError("x.h5: broken"),
+        "foreign": IncompatibleError("other teacher"),
+        "disk": OSError(28, "No space left on device", "x.h5"),
+        "interrupt": KeyboardInterrupt(),
+    }
+    if name == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if name:
+        raise errors[name]
+    preset = {"rate": 0.25}
+    config = cli.build_config(Toy, options, preset)
+    click.echo(json.dumps([config.num_images, config.rate, config.jitter, config.flip, config.kind]))
+
+
+def run(runner, *arguments, **kwargs):
+    return runner.invoke(tool, ["show", *arguments], **kwargs)
+
+
+def test_flags_win_over_the_preset_and_the_preset_over_defaults(runner):
+    assert json.loads(run(runner).stdout) == [10, 0.25, None, True, "a"]
+    given = run(runner, "--n", "3", "--rate", "0.75", "--jitter", "0", "--no-flip", "--kind", "b")
+    assert json.loads(given.stdout) == [3, 0.75, 0, False, "b"]
+
+
+def test_environment_wins_over_the_config_file_and_flags_over_both(runner, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('[show]\nnum-images = 4\njitter = 1\nkind = "b"\n')
+    arguments = ["--config", str(config), "show", "--kind", "a"]
+    result = runner.invoke(tool, arguments, env={"TOY_SHOW_JITTER": "2"})
+
+    assert json.loads(result.stdout) == [4, 0.25, 2, True, "a"]
+
+
+@pytest.mark.parametrize("text", ["= nonsense", None])
+def test_a_bad_config_file_is_a_usage_error(runner, tmp_path, text):
+    path = tmp_path / "run.toml"
+    if text is not None:
+        path.write_text(text)
+    result = runner.invoke(tool, ["--config", str(path), "show"])
+
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code"),
+    [
+        ("failed", 1),
+        ("disk", 1),
+        ("config", 2),
+        ("checkpoint", 3),
+        ("dreams", 3),
+        ("foreign", 4),
+        ("interrupt", 130),
+        ("terminate", 130),
+    ],
+)
+def test_errors_are_one_line_on_stderr_and_a_documented_exit_code(runner, name, exit_code):
+    result = run(runner, "--raise", name)
+
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert result.stderr.startswith("tool: error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_error_is_a_bug_and_shows_its_traceback(runner):
+    with pytest.raises(KeyError):
+        run(runner, "--raise", "unheard-of", catch_exceptions=False)
+
+
+@pytest.mark.parametrize("arguments", [["--n", "0"], ["--rate", "1"], ["--kind", "c"]])
+def test_bounds_are_checked_and_shown(runner, arguments):
+    assert run(runner, *arguments).exit_code == 2
+
+
+def test_help_shows_ranges_and_defaults(runner):
+    text = run(runner, "--help").stdout
+
+    assert "x>=1" in text
+    assert "0<x<1" in text
+    assert "[default: 10]" in text
+    assert "[default: --flip]" in text
+
+
+def test_parsers():
+    assert cli.parse_floats("--mean", "0.5,1") == (0.5, 1.0)
+    assert cli.parse_floats("--mean", None) is None
+    assert cli.parse_image_size("32") == (32, 32)
+    assert cli.parse_image_size("32x48") == (32, 48)
+    assert cli.parse_image_size(None) is None
+    for wrong in ("", "0", "3x3x3", "big"):
+        with pytest.raises(ConfigError, match="--image-size"):
+            cli.parse_image_size(wrong)
+    with pytest.raises(ConfigError, match="--mean"):
+        cli.parse_floats("--mean", "a,b")
+
+
+def test_json_and_tables_go_to_stdout_and_markup_stays_text(capsys):
+    cli.emit({"a": 1}, as_json=True, render=lambda: None)
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+
+    cli.show_table("[red]title[/red]", ("[bold]a", "b"), [("[link=x]evil[/link]", "1")])
+    printed = capsys.readouterr()
+    assert "[link=x]evil[/link]" in printed.out
+    assert "[red]title[/red]" in printed.out
+    assert printed.err == ""
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute(capsys):
+    now = [0.0]
+    show = cli._line_printer(lambda: now[0])
+    for second in range(0, 101, 10):
+        now[0] = float(second)
+        show(Progress(stage="work", done=second, total=100, unit="steps", facts={"loss": 0.5}))
+    lines = capsys.readouterr().err.splitlines()
+
+    assert [line.split()[1] for line in lines] == ["30/100", "60/100", "90/100", "100/100"]
+    assert "eta 70 s" in lines[0]
+    assert "loss 0.5" in lines[0]
+
+
+def test_nothing_is_drawn_when_stderr_is_no_terminal(capsys):
+    with cli.progress_display() as show:
+        show(Progress(stage="work", done=1, total=1, unit="steps"))
+
+    assert capsys.readouterr().err == "work: 1/1 steps\n"

@@ -1,0 +1,38 @@
+import pytest
+
+from dreamforge.plan import Worker
+from dreamforge.workers import find_worker
+from shared.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_alone_unless_told_otherwise():
+    assert find_worker(None) == (Worker(index=0, count=1), None)
+
+
+def test_torchrun_gives_rank_and_device(monkeypatch):
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    assert find_worker(None) == (Worker(index=9, count=16), 1)
+
+
+def test_an_explicit_share_wins(monkeypatch):
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+
+    assert find_worker("1/2") == (Worker(index=1, count=2), None)
+
+
+def test_nonsense_from_a_launcher_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "x")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+
+    with pytest.raises(ConfigError, match="RANK"):
+        find_worker(None)
