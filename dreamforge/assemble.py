@@ -1,4 +1,4 @@
-"""A dream set made of rows that exist already: what merge, filter, unpack and import have in common."""
+"""A dream set of rows that exist already: what merge, filter, unpack and import have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,8 +73,27 @@ def write_set(
     num_shards = -(-rows.num_images // size)
     names = shard_names(out, num_shards)
     make_room(out, overwrite=overwrite)
+    try:
+        manifest, labels = _write_shards(out, rows, names, progress, compression=compression)
+        write_index(out, manifest, labels, teacher=rows.teacher_blob)
+    except BaseException:  # interrupts, too: half a set would only be in the way
+        for name in names:
+            out.with_name(name).unlink(missing_ok=True)
+        raise
+    return manifest
+
+
+def _write_shards(
+    out: Path,
+    rows: Rows,
+    names: Sequence[str],
+    progress: ProgressCallback,
+    *,
+    compression: bool,
+) -> tuple[Manifest, torch.Tensor]:
+    num_shards = len(names)
     edges = [rows.num_images * number // num_shards for number in range(num_shards + 1)]
-    shards, columns = [], []
+    shards, labels, answers = [], [], []
     for number, name in enumerate(names):
         dreams = rows.read(edges[number], edges[number + 1])
         attributes = {
@@ -84,7 +103,8 @@ def write_set(
             "synthesis": dict(rows.synthesis),
         }
         shards.append(write_shard(out.with_name(name), dreams, attributes, compression=compression))
-        columns.append(_answers(dreams))
+        labels.append(dreams.labels)
+        answers.append(_answers(dreams))
         progress(Progress(stage="write", done=number + 1, total=num_shards, unit="shards"))
     manifest = Manifest(
         num_images=rows.num_images,
@@ -92,11 +112,17 @@ def write_set(
         teacher=rows.teacher,
         synthesis=dict(rows.synthesis),
         provenance=dict(rows.provenance),
-        quality=_quality(columns),
+        quality=_quality(answers, rows.num_images),
     )
-    labels = torch.cat([labels for labels, _, _, _ in columns])
-    write_index(out, manifest, labels, teacher=rows.teacher_blob)
-    return manifest
+    return manifest, torch.cat(labels)
+
+
+def refuse_itself(out: Path, sources: Sequence[Path]) -> None:
+    """Raise ConfigError if writing ``out`` would overwrite the files of one of its sources."""
+    for path in sources:
+        # The suffix makes no difference: dreams.h5 and dreams.hdf5 would share their shards.
+        if out.parent.resolve() == path.parent.resolve() and out.stem == path.stem:
+            raise ConfigError(f"{out}: is one of the sets to read; choose another --out")
 
 
 def make_room(out: Path, *, overwrite: bool) -> None:
@@ -114,16 +140,22 @@ def make_room(out: Path, *, overwrite: bool) -> None:
         path.unlink()
 
 
-def source_of(dreams: DreamSet) -> dict[str, Any]:
-    """Return what the provenance of a derived set says of the set that it was made from."""
+def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:
+    """Return what the provenance of a derived set says of one that it was made from.
+
+    That set comes first, then those that it was made from itself: a list, however long the history.
+    """
     manifest = dreams.manifest
-    return {
+    origin = dict(manifest.provenance)
+    earlier = origin.pop("sources", [])
+    entry = {
         "name": dreams.path.name,
         "digest": manifest.digest(),
         "num_images": manifest.num_images,
         "synthesis": manifest.synthesis,
-        "provenance": manifest.provenance,
+        "provenance": origin,
     }
+    return [entry, *(earlier if isinstance(earlier, list) else [])]
 
 
 def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +168,7 @@ def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) ->
     derived: dict[str, Any] = {
         "license": " AND ".join(licenses),
         "synthetic": all(origin.get("synthetic", True) for origin in origins),
-        "sources": [source_of(dreams) for dreams in sources],
+        "sources": [source for dreams in sources for source in sources_of(dreams)],
     }
     seconds = [origin.get("seconds") for origin in origins]
     if all(isinstance(value, int | float) for value in seconds):
@@ -144,18 +176,15 @@ def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) ->
     return {**facts, **derived}
 
 
-def _answers(dreams: DreamBatch) -> tuple[torch.Tensor, float, float, float]:
-    """Return labels, and the sums over rows of accuracy, confidence and loss."""
+def _answers(dreams: DreamBatch) -> tuple[float, float, float]:
+    """Return the sums over rows of accuracy, confidence and loss."""
     logits = dreams.logits.float()
     confidence = logits.softmax(1).amax(1).sum().item()
     num_right = accuracy(logits, dreams.labels) * len(dreams)
-    return dreams.labels, num_right, confidence, dreams.loss.double().sum().item()
+    return num_right, confidence, dreams.loss.double().sum().item()
 
 
-def _quality(columns: Sequence[tuple[torch.Tensor, float, float, float]]) -> dict[str, float]:
-    num_images = sum(len(labels) for labels, _, _, _ in columns)
+def _quality(answers: Sequence[tuple[float, float, float]], num_images: int) -> dict[str, float]:
     names = ("teacher_accuracy", "mean_confidence", "mean_loss")
-    return {
-        name: sum(column[place] for column in columns) / num_images
-        for place, name in enumerate(names, start=1)
-    }
+    sums = zip(*answers, strict=True)
+    return {name: sum(values) / num_images for name, values in zip(names, sums, strict=True)}

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from shared.teacher import batch_norms
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from shared.teacher import batch_norms
 
 
 class BatchStats(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from dreamforge.cli_sets import SET_COMMANDS
 from dreamforge.config import PRESETS, SynthesisConfig, preset_values
 from shared.cli import (
     Tool,
@@ -12,12 +13,11 @@ from shared.cli import (
     command_line,
     config_options,
     emit,
-    parse_floats,
-    parse_image_size,
     progress_display,
-    read_class_names,
     say,
     show_table,
+    teacher_arguments,
+    teacher_options,
 )
 
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
@@ -46,11 +46,7 @@ def main() -> None:
     help="named settings; flags win over them",
 )
 @config_options(SynthesisConfig)
-@click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell")
-@click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH")
-@click.option("--mean", metavar="R,G,B", help="of the teacher's preprocessing, for pixels in [0,1]")
-@click.option("--std", metavar="R,G,B", help="likewise")
-@click.option("--class-names", type=FILE, help="text file, one name a line")
+@teacher_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option("--worker", metavar="I/N", help="make only every N-th shard, beginning with I")
 @click.option("--embed-teacher", is_flag=True, help="put the teacher's weights into the index")
@@ -67,23 +63,15 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
       dreamforge synth --teacher resnet20.th --n 1024 --steps 200
       torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --n 50000
     """
-    from shared.teacher import load_teacher
-
     from dreamforge.forge import synthesize
     from dreamforge.workers import find_worker
     from shared.device import describe_device, resolve_device
     from shared.provenance import provenance
+    from shared.teacher import load_teacher
 
     worker, local_rank = find_worker(options["worker"])
     device = resolve_device(options["device"], local_rank)
-    loaded = load_teacher(
-        teacher,
-        architecture=options["arch"],
-        image_size=parse_image_size(options["image_size"]),
-        mean=parse_floats("--mean", options["mean"]),
-        std=parse_floats("--std", options["std"]),
-        class_names=read_class_names(options["class_names"]),
-    )
+    loaded = load_teacher(teacher, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {assumption}")
     image_shape = loaded.spec.image_shape
@@ -166,12 +154,13 @@ def _show_plan(
         (
             "time",
             f"about {hours:,.2f} h at {costs['image_steps_per_second']:,.0f} image-steps/s "
-            f"(timed with batches of {costs['timed_batch_size']}); on 8 such devices {hours / 8:,.2f} h",
+            f"(timed with batches of {costs['timed_batch_size']}); "
+            f"on 8 such devices {hours / 8:,.2f} h",
         ),
         ("device", record["device"]),
     ]
     emit(record, as_json=as_json, render=lambda: show_table("Plan", ("", ""), rows))
 
 
-if __name__ == "__main__":
-    main()
+for _command in SET_COMMANDS:
+    main.add_command(_command)

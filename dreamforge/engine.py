@@ -134,7 +134,8 @@ class Engine:
         draws = generator(config.seed, "batch", batch)
         noise = initial_inputs(config.init, len(targets), shape, draws)
         moves = jitters(steps, config.jitter or 0, draws, flip=config.flip)
-        inputs = to_device(noise, self._device).clamp_(self._low, self._high).requires_grad_()
+        inputs = to_device(noise, self._device).clamp_(self._low, self._high).contiguous()
+        inputs.requires_grad_()
         infinity = torch.full((), torch.inf, device=self._device)
         best = _Best(inputs.detach().clone(), infinity, infinity)
         adam = torch.optim.Adam(
@@ -149,7 +150,10 @@ class Engine:
                     logits = self._network(moved.contiguous(memory_format=torch.channels_last))
                 loss, terms = objective(config, moved, logits, targets, monitor.take())
                 best.update(inputs.detach(), loss.detach(), terms)
-                (inputs.grad,) = torch.autograd.grad(loss, inputs)
+                (gradient,) = torch.autograd.grad(loss, inputs)
+                # Fused Adam walks through memory: a gradient in another layout would be
+                # given to the wrong pixels, without an error.
+                inputs.grad = gradient.contiguous()
                 adam.step()
                 inputs.detach().clamp_(self._low, self._high)
                 if on_step and time.monotonic() - last_read > SECONDS_BETWEEN_READS:

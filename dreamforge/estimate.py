@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 import torch
-from shared.teacher import Teacher
 from torch import Tensor, nn
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine
 from shared.device import compute_dtype, num_bytes_free, synchronize
+from shared.teacher import Teacher
 
 NUM_TIMED_STEPS = 3
 STATE_COPIES = 8  # inputs, gradient, two moments, best, moved, and two in flight; float32
@@ -73,9 +73,7 @@ def _num_values(teacher: Teacher) -> int:
 
 
 def _time_steps(teacher: Teacher, config: SynthesisConfig, device: torch.device) -> float:
-    """Return seconds per step: the difference of a longer and a shorter batch, so start-up and
-    scoring cancel out.
-    """
+    """Return seconds per step: a longer minus a shorter run, so that start and scoring cancel."""
     engine_of = {
         steps: Engine(teacher, dataclasses.replace(config, steps=steps), device)
         for steps in (1, 1 + NUM_TIMED_STEPS)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge.assemble import Rows, derived_provenance, write_set
+from dreamforge.assemble import Rows, derived_provenance, refuse_itself, write_set
 from dreamforge.preview import confidences
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -100,8 +100,7 @@ def filter_set(
         ConfigError: If no row meets the criteria, or ``out`` is the source.
         DreamSetError: If the source is damaged.
     """
-    if out.resolve() == path.resolve():
-        raise ConfigError(f"{out}: is the set to filter; choose another --out")
+    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
     rows = choose(dreams, criteria)
     if len(rows) == 0:

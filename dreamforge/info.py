@@ -23,7 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     names = teacher.class_names
     counts = dreams.labels.bincount(minlength=teacher.num_classes).tolist()
     present = [(label, count) for label, count in enumerate(counts) if count]
-    seconds = origin.get("seconds")
+    seconds, versions = origin.get("seconds"), origin.get("versions")
     return {
         "path": str(path),
         "format_version": FORMAT_VERSION,
@@ -41,13 +41,13 @@ def describe(path: Path) -> dict[str, Any]:
             {"label": label, "name": names[label] if names else None, "num_images": count}
             for label, count in present
         ],
-        "synthetic": origin.get("synthetic", True),
+        "synthetic": bool(origin.get("synthetic", True)),
         "method": manifest.synthesis.get("method"),
         "steps": manifest.synthesis.get("steps"),
         "synthesis": manifest.synthesis,
         "quality": manifest.quality,
-        "license": origin.get("license", "unspecified"),
-        "versions": origin.get("versions", {}),
+        "license": str(origin.get("license", "unspecified")),
+        "versions": versions if isinstance(versions, dict) else {},
         "device": origin.get("device"),
         "command": origin.get("command"),
         "created": origin.get("created"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamforge.assemble import Rows, derived_provenance, write_set
+from dreamforge.assemble import Rows, derived_provenance, refuse_itself, write_set
 from shared.dreams import DreamBatch, concatenate
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
@@ -47,8 +47,7 @@ def merge(
     """
     if len(paths) < 2:
         raise ConfigError(f"merge: found {len(paths)} sets, expected at least two")
-    if out.resolve() in {path.resolve() for path in paths}:
-        raise ConfigError(f"{out}: is one of the sets to merge; choose another --out")
+    refuse_itself(out, paths)
     sources = [DreamSet.open(path) for path in paths]
     digests = [dreams.manifest.digest() for dreams in sources]
     for place, dreams in enumerate(sources):
@@ -117,9 +116,8 @@ def _compare(first: DreamSet, other: DreamSet) -> None:
 
 def _common(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what all configs agree on; where they do not, the sources in the provenance tell."""
-    same = {
+    return {
         name: value
         for name, value in configs[0].items()
         if all(name in config and config[name] == value for config in configs)
     }
-    return same

@@ -3,7 +3,7 @@
 from math import prod
 from pathlib import Path
 
-from dreamforge.assemble import Rows, make_room, write_set
+from dreamforge.assemble import Rows, make_room, refuse_itself, write_set
 from shared.dreams import concatenate
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -31,7 +31,7 @@ def pack(path: Path, out: Path, *, compression: bool = False, overwrite: bool = 
         ConfigError: If the set is too large, or ``out`` is taken.
         DreamSetError: If the source is damaged.
     """
-    _refuse_itself(path, out)
+    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
     num_bytes = dreams.num_images * prod(dreams.image_shape)
     if num_bytes > MAX_PACKED_BYTES:
@@ -79,7 +79,7 @@ def unpack(
         ConfigError: If ``out`` is taken.
         DreamSetError: If the source is damaged.
     """
-    _refuse_itself(path, out)
+    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
     manifest = dreams.manifest
     return write_set(
@@ -97,8 +97,3 @@ def unpack(
         overwrite=overwrite,
         progress=progress,
     )
-
-
-def _refuse_itself(path: Path, out: Path) -> None:
-    if path.resolve() == out.resolve():
-        raise ConfigError(f"{out}: is the set to read; choose another --out")

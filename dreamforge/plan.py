@@ -8,10 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.manifest import shard_names
-
 from dreamforge.config import SynthesisConfig
 from shared.errors import ConfigError
+from shared.manifest import shard_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -246,7 +246,7 @@ def _show_report(report: "RecoveryReport") -> None:
     accuracy = ["accuracy on real images"] if with_accuracy else []
     on = "real images" if with_accuracy else "held-out dreams"
     show_table(
-        f"{report.sparsity:.4g} of {report.num_weights:,} weights pruned",
+        f"{100 * report.sparsity:.4g} % of {report.num_weights:,} weights pruned",
         ["", *accuracy, f"agreement with the teacher on {on}", "non-zero weights"],
         rows,
     )

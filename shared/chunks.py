@@ -105,7 +105,8 @@ class ChunkTable:
             chunk = int(indices[places[0]]) // self.chunk_rows
             within = indices[places] - chunk * self.chunk_rows
             # A system call costs about as much as copying a few rows more.
-            if self.is_compressed or 4 * len(places) >= self.chunk_rows:
+            dense = self.chunk_rows > 1 and 4 * len(places) >= self.chunk_rows
+            if self.is_compressed or dense:
                 length = int(within.max()) + 1
                 block = np.empty((length, *self.shape[1:]), self.dtype)
                 self._fill(descriptor, chunk, 0, block)

@@ -176,6 +176,38 @@ def _click_type(kind: type, chosen: Any) -> Any:
     )
 
 
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which teacher it is and how it sees images, but for its path."""
+    for option in reversed(
+        (
+            click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell"),
+            click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH"),
+            click.option(
+                "--mean", metavar="R,G,B", help="of its preprocessing, for pixels in [0,1]"
+            ),
+            click.option("--std", metavar="R,G,B", help="likewise"),
+            click.option(
+                "--class-names",
+                type=click.Path(path_type=Path),
+                help="text file, one name a line, in the order of the logits",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def teacher_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of :func:`teacher_options` as shared.teacher.load_teacher takes them."""
+    return {
+        "architecture": arguments["arch"],
+        "image_size": parse_image_size(arguments["image_size"]),
+        "mean": parse_floats("--mean", arguments["mean"]),
+        "std": parse_floats("--std", arguments["std"]),
+        "class_names": read_class_names(arguments["class_names"]),
+    }
+
+
 def parse_floats(flag: str, text: str | None) -> tuple[float, ...] | None:
     """Return the numbers of ``0.5,0.5,0.5``, or None for None."""
     if text is None:

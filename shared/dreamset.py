@@ -107,15 +107,21 @@ class DreamSet:
 
     def select(self, rows: Tensor) -> DreamBatch:
         """Return the given rows, int64 ``(n,)``, in that order. Each shard is visited once."""
-        order, groups = self._by_shard(rows)
-        parts = [self._shard(number).select(local) for number, local in groups]
-        return concatenate(parts).select(torch.from_numpy(np.argsort(order)))
+        groups = self._by_shard(rows)
+        parts = [self._shard(number).select(local) for number, _, local in groups]
+        order = torch.cat([places for _, places, _ in groups])
+        return concatenate(parts).select(order.argsort())
 
     def images(self, rows: Tensor) -> Tensor:
         """Return only the images of the given rows: uint8 ``(n, C, H, W)``, in that order."""
-        order, groups = self._by_shard(rows)
-        parts = [self._shard(number).images(local) for number, local in groups]
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+        groups = self._by_shard(rows)
+        if len(groups) == 1:
+            ((number, _, local),) = groups
+            return self._shard(number).images(local)
+        images = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8)
+        for number, places, local in groups:
+            images[places] = self._shard(number).images(local)
+        return images
 
     def shards(self) -> Iterator[DreamBatch]:
         """Yield all rows of one shard after the other."""
@@ -188,17 +194,20 @@ class DreamSet:
     def _number_of(self, row: int) -> int:
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
-    def _by_shard(self, rows: Tensor) -> tuple[NDArray[Any], list[tuple[int, NDArray[Any]]]]:
-        """Return the order that groups ``rows`` by shard, and for each shard its local rows."""
+    def _by_shard(self, rows: Tensor) -> list[tuple[int, Tensor, NDArray[Any]]]:
+        """Return for each shard that is wanted: places in ``rows``, and the shard's own rows.
+
+        Places ascend, so that a single shard's rows are in the order of ``rows``.
+        """
         wanted = rows.numpy()
         if len(wanted) == 0 or wanted.min() < 0 or wanted.max() >= self.num_images:
             raise IndexError(f"no rows, or rows outside 0 to {self.num_images - 1}")
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(numbers, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        return order, [
-            (int(numbers[group[0]]), wanted[group] - self._starts[numbers[group[0]]])
-            for group in groups
+        return [
+            (number, torch.from_numpy(group), wanted[group] - self._starts[number])
+            for number, group in ((int(numbers[group[0]]), group) for group in groups)
         ]
 
     def _shard(self, number: int) -> ShardFile:

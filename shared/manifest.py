@@ -57,7 +57,7 @@ class Manifest:
         teacher: Who answered with the logits, and its preprocessing.
         synthesis: The full synthesis config, JSON types.
         provenance: Where and when it was made: versions, device, hours, command line, licence.
-        quality: Figures on the whole set: losses, the teacher's accuracy on it.
+        quality: Finite numbers on the whole set: losses, the teacher's accuracy on it.
         arrays_sha256: Of a packed set, see :func:`shared.shards.arrays_sha256`; else None.
     """
 
@@ -109,7 +109,7 @@ class Manifest:
             teacher=_teacher(record.get("teacher")),
             synthesis=_object(record, "synthesis"),
             provenance=_object(record, "provenance"),
-            quality=_object(record, "quality"),
+            quality=_figures(record),
             arrays_sha256=None if shards else _sha256(record, "arrays"),
         )
         total = sum(shard.num_images for shard in shards)
@@ -158,12 +158,14 @@ def parse_json(text: bytes) -> Any:
 
     Raises:
         DreamSetError: If it is too long or too deep, not UTF-8, not JSON, or holds NaN, infinity
-            or a number that overflows.
+            or a number beyond 64 bits.
     """
     if len(text) > MAX_JSON_BYTES:
         raise DreamSetError(f"its JSON has {len(text)} bytes, expected at most {MAX_JSON_BYTES}")
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(
+            text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=_moderate
+        )
     except (ValueError, RecursionError) as error:
         raise DreamSetError(f"its JSON cannot be read: {printable(str(error))}") from error
     if _is_deeper_than(value, MAX_JSON_DEPTH):
@@ -233,6 +235,14 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    quality = _object(record, "quality")
+    for name, value in quality.items():
+        valid = isinstance(value, int | float) and math.isfinite(value)
+        _require(valid, f"quality {printable(name, 30)}", value, "a finite number")
+    return quality
+
+
 def _require(condition: bool, name: str, found: object, expected: str) -> None:  # noqa: FBT001
     if not condition:
         shown = printable(found, 60)
@@ -247,6 +257,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _moderate(text: str) -> int:
+    value = int(text)  # Python itself refuses more than 4300 digits
+    if abs(value) > 2**64:  # beyond that, arithmetic with floats may overflow
+        raise ValueError(f"{text[:20]} is not a number that fits 64 bits")
     return value
 
 

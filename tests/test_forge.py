@@ -89,9 +89,7 @@ def test_a_damaged_shard_is_noticed_and_made_again(
     assert digests(tmp_path) == undisturbed
 
 
-def test_workers_in_any_order_make_the_same_bytes(
-    tiny_teacher, tiny_config, tmp_path, undisturbed
-):
+def test_workers_in_any_order_make_the_same_bytes(tiny_teacher, tiny_config, tmp_path, undisturbed):
     out = tmp_path / "workers" / "dreams.h5"
     results = [
         synthesize(tiny_teacher, tiny_config, out, CPU, worker=Worker(index=index, count=2))
@@ -167,7 +165,20 @@ def test_kill_minus_nine_and_the_same_command_again_give_the_undisturbed_bytes(
 ):
     """The whole folder, index and all: SOURCE_DATE_EPOCH fixes the one date in it."""
     command = [sys.executable, "-m", "dreamforge", "synth", "--teacher", str(teacher_file)]
-    command += "--n 48 --batch-size 4 --shard-size 4 --steps 30 --out dreams.h5 --device cpu".split()
+    command += [
+        "--n",
+        "48",
+        "--batch-size",
+        "4",
+        "--shard-size",
+        "4",
+        "--steps",
+        "30",
+        "--out",
+        "dreams.h5",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(forge.__file__).parent.parent)
 
@@ -175,8 +186,12 @@ def test_kill_minus_nine_and_the_same_command_again_give_the_undisturbed_bytes(
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         if kill:
             deadline = time.monotonic() + 60

@@ -425,7 +425,7 @@ def test_truncation_anywhere_is_found(folder: Path, name: str) -> None:
 def test_a_flipped_bit_of_a_lone_shard_changes_nothing_or_is_found(folder: Path) -> None:
     whole, expected = (folder / SHARD).read_bytes(), tiny_dreams()
     found = 0
-    for position in range(0, len(whole), 17):
+    for position in range(0, len(whole), 41):
         data = bytearray(whole)
         data[position] ^= 1 << position % 8
         (folder / "flipped.h5").write_bytes(bytes(data))
@@ -436,13 +436,13 @@ def test_a_flipped_bit_of_a_lone_shard_changes_nothing_or_is_found(folder: Path)
             continue
         for name, _, _ in FIELDS:
             assert torch.equal(getattr(dreams, name), getattr(expected, name)), position
-    assert found > 200
+    assert found > 80
 
 
 def test_a_flipped_bit_of_the_index_changes_nothing_or_is_found(folder: Path) -> None:
     whole, expected = (folder / "dreams.h5").read_bytes(), read_index(folder / "dreams.h5")
     found = 0
-    for position in range(0, len(whole), 11):
+    for position in range(0, len(whole), 23):
         data = bytearray(whole)
         data[position] ^= 1 << position % 8
         (folder / "flipped.h5").write_bytes(bytes(data))
@@ -453,4 +453,4 @@ def test_a_flipped_bit_of_the_index_changes_nothing_or_is_found(folder: Path) ->
             continue
         assert index.manifest == expected.manifest, position
         assert torch.equal(index.labels, expected.labels), position
-    assert found > 100
+    assert found > 40

@@ -110,6 +110,7 @@ def test_shards_are_plain_file_names(name) -> None:
         {**tiny_manifest().to_json(), "teacher": None},
         {**tiny_manifest().to_json(), "teacher": {"architecture": "\x1b[2J" * 1000}},
         {**tiny_manifest().to_json(), "synthesis": [1]},
+        {**tiny_manifest().to_json(), "quality": {"teacher_accuracy": "high\x1b"}},
         with_shard(name="a-1.h5"),
         with_shard(num_images=-1),
         with_shard(num_images=10**30),
@@ -147,6 +148,7 @@ def test_a_huge_number_of_classes_is_refused() -> None:
         b"[" * 100_000,
         b"[" * 40 + b"]" * 40,
         b'{"a": ' + b"9" * 10_000 + b"}",
+        b'{"a": ' + b"9" * 21 + b"}",
         b" " * (MAX_JSON_BYTES + 1),
     ],
 )

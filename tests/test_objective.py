@@ -100,8 +100,6 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
 
 def test_terms_of_weight_zero_are_not_computed():
     config = SynthesisConfig(bn_weight=0.0, class_weight=1.0)
-    _, terms = objective(
-        config, torch.randn(1, 3, 4, 4), torch.randn(1, 5), torch.tensor([0]), []
-    )
+    _, terms = objective(config, torch.randn(1, 3, 4, 4), torch.randn(1, 5), torch.tensor([0]), [])
 
     assert set(terms) == {"class"}

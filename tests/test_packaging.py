@@ -24,7 +24,10 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path):
     }
 
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
-        "dreamforge", "recover", "shared", "dreamforge_recover",
+        "dreamforge",
+        "recover",
+        "shared",
+        "dreamforge_recover",
     }
     assert sources <= set(names)
     assert {"dreamforge/py.typed", "recover/py.typed", "shared/py.typed"} <= set(names)

@@ -55,7 +55,9 @@ def show(name, **options):
         raise errors[name]
     preset = {"rate": 0.25}
     config = cli.build_config(Toy, options, preset)
-    click.echo(json.dumps([config.num_images, config.rate, config.jitter, config.flip, config.kind]))
+    click.echo(
+        json.dumps([config.num_images, config.rate, config.jitter, config.flip, config.kind])
+    )
 
 
 def run(runner, *arguments, **kwargs):

@@ -1,0 +1,150 @@
+"""The commands of ``dreamforge`` that take a finished dream set: look at it, check it, show it.
+
+Every string of a set comes from a file that somebody else may have made, so it is printed through
+:func:`shared.manifest.printable` and never as markup.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shared.cli import emit, progress_display, say, show_table, teacher_arguments, teacher_options
+
+FILE = click.Path(path_type=Path)
+DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
+
+
+@click.command()
+@DREAMS
+@AS_JSON
+def info(dreams: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Say what is in DREAMS and where it came from. Reads the index only.
+
+    \b
+    Example:
+      dreamforge info dreams.h5
+    """
+    from dreamforge.info import describe
+
+    record = describe(dreams)
+    emit(record, as_json=as_json, render=lambda: _show_info(record))
+
+
+@click.command()
+@DREAMS
+@click.option("--deep", is_flag=True, help="also read every pixel and compare its checksum")
+@click.option("--teacher", type=FILE, help="also recompute all logits with this checkpoint")
+@teacher_options
+@click.option("--device", default="auto", show_default=True, help="for --teacher")
+@AS_JSON
+def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Check that DREAMS is complete and undamaged: exit code 0 if so, 1 if not.
+
+    \b
+    Examples:
+      dreamforge verify dreams.h5
+      dreamforge verify dreams.h5 --deep --teacher resnet50.pt
+    """
+    from dreamforge.verify import verify as verify_set
+    from shared.device import resolve_device
+    from shared.dreamset import DreamSet
+    from shared.teacher import load_teacher
+
+    loaded = None
+    if teacher is not None:
+        recorded = DreamSet.open(dreams).manifest.teacher
+        loaded = load_teacher(teacher, spec=recorded, **teacher_arguments(options))
+        loaded = loaded.to(resolve_device(options["device"]))
+    with progress_display() as progress:
+        report = verify_set(dreams, deep=deep, teacher=loaded, progress=progress)
+    emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
+    if not report.fine:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@DREAMS
+@click.option("--out", "-o", type=FILE, help="PNG to write  [default: DREAMS with .png]")
+@click.option("--classes", default=10, show_default=True, help="rows", metavar="N")
+@click.option("--per-class", default=8, show_default=True, help="dreams in a row", metavar="N")
+@click.option(
+    "--sort",
+    type=click.Choice(("confidence", "loss", "random")),
+    default="confidence",
+    show_default=True,
+    help="which dreams of a class come first",
+)
+@click.option("--scale", type=float, help="magnification  [default: so that dreams are well seen]")
+def preview(
+    dreams: Path, out: Path | None, classes: int, per_class: int, sort: str, scale: float | None
+) -> None:
+    """Draw a contact sheet of DREAMS: one row per class, with its name.
+
+    \b
+    Example:
+      dreamforge preview dreams.h5 --out dreams.png --per-class 12
+    """
+    from dreamforge.preview import contact_sheet
+    from shared.dreamset import DreamSet
+    from shared.files import atomic_path
+
+    sheet = contact_sheet(
+        DreamSet.open(dreams), num_classes=classes, per_class=per_class, sort=sort, scale=scale
+    )
+    target = out or dreams.with_suffix(".png")
+    with atomic_path(target) as temporary:
+        sheet.save(temporary, format="PNG")
+    click.echo(f"contact sheet: {target}")
+
+
+SET_COMMANDS = (info, verify, preview)
+
+
+def _show_info(record: dict[str, Any]) -> None:
+    from shared.manifest import printable
+
+    teacher, quality = record["teacher"], record["quality"]
+    low, high = record["images_per_class"]
+    hours = record["hours"]
+    embedded = "embedded" if teacher["embedded"] else f"at {teacher['path']}"
+    recognised = quality.get("teacher_accuracy")
+    rows = [
+        ("images", f"{record['num_images']:,} of {'x'.join(map(str, record['image_shape']))}"),
+        ("classes", f"{record['num_classes_present']} of {record['num_classes']}"),
+        ("images per class", f"{low}" if low == high else f"{low} to {high}"),
+        ("size", f"{record['num_bytes'] / 2**20:,.1f} MiB in {record['num_shards'] or 1} shards"),
+        ("teacher", f"{teacher['architecture']}, weights {embedded}"),
+        ("fingerprint", teacher["fingerprint"]),
+        ("method", f"{record['method']}, {record['steps']} steps"),
+        ("synthetic", "yes" if record["synthetic"] else "NO: real images"),
+        ("recognised by the teacher", "-" if recognised is None else f"{recognised:.1%}"),
+        ("mean loss", quality.get("mean_loss", "-")),
+        ("made", f"{record['created']} on {record['device']}"),
+        ("hours", "-" if hours is None else f"{hours:.2f}"),
+        ("command", record["command"]),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
+        ("license", record["license"]),
+        ("digest", record["digest"]),
+    ]
+    show_table(
+        printable(record["path"]), ("", ""), [(name, printable(value, 160)) for name, value in rows]
+    )
+    say("synthetic does not mean private: dreams can show what the teacher remembers of its data")
+
+
+def _show_verification(report: Any) -> None:
+    for problem in report.problems:
+        click.echo(problem)
+    rate = report.num_bytes / max(report.seconds, 1e-9) / 2**20
+    verdict = "fine" if report.fine else f"{len(report.problems)} problems"
+    click.echo(
+        f"{report.path}: {verdict}; {report.num_images:,} images in {report.num_shards} shards, "
+        f"{report.num_bytes / 2**20:,.1f} MiB read at {rate:,.0f} MiB/s"
+    )
+    if report.agreement is not None:
+        click.echo(
+            f"the teacher's answers agree for {report.agreement:.2%} of the images, "
+            f"largest difference of a logit {report.largest_difference:.4f}"
+        )

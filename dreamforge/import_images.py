@@ -1,0 +1,80 @@
+"""Real images become a transfer set of the same format, so that both go through one pipeline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamforge.assemble import Rows, write_set
+from shared.dreams import DreamBatch
+from shared.errors import CheckpointError
+from shared.evaldata import list_classes, read_image_folder
+from shared.manifest import Manifest
+from shared.progress import ProgressCallback, ignore_progress
+from shared.teacher import Teacher
+
+
+def import_images(
+    folder: Path,
+    teacher: Teacher,
+    out: Path,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    shard_size: int | None = None,
+    compression: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback = ignore_progress,
+) -> Manifest:
+    """Write a set of the images in a folder of class folders, in the order of their paths.
+
+    Labels and logits are the teacher's answers: the names of the folders are not looked at, as they
+    would not be there in the case that dreams are for. ``provenance["synthetic"]`` is false.
+    ``batch`` counts images, since none depends on another, and ``loss`` is 0.
+
+    Args:
+        folder: As for evaluation, see :func:`shared.evaldata.read_image_folder`.
+        teacher: Answers, where it is.
+        out: The new index.
+        facts: Provenance of this run.
+        shard_size: As in :func:`dreamforge.assemble.write_set`, like the rest.
+        compression: Gzip the arrays.
+        overwrite: Replace what is at ``out``.
+        progress: Told after every shard.
+
+    Raises:
+        InputFileError: If there are no images, or one cannot be read.
+        CheckpointError: If the teacher's logits are not finite, or too large for float16.
+    """
+    unlabelled = dict.fromkeys(list_classes(folder), 0)
+    images = read_image_folder(folder, unlabelled, teacher.spec.image_shape).images
+
+    def read(start: int, stop: int) -> DreamBatch:
+        logits = teacher.logits(images[start:stop])
+        if not torch.isfinite(logits.half()).all():
+            raise CheckpointError(
+                f"{teacher.spec.architecture}: logits beyond float16 (65,504) or not finite on "
+                f"images of {folder}; check mean and std"
+            )
+        return DreamBatch(
+            images=images[start:stop],
+            labels=logits.argmax(1),
+            logits=logits.half(),
+            batch=torch.arange(start, stop, dtype=torch.int32),
+            loss=torch.zeros(stop - start),
+        )
+
+    return write_set(
+        out,
+        Rows(
+            num_images=len(images),
+            read=read,
+            teacher=teacher.spec,
+            synthesis={"method": "import"},
+            provenance={**(facts or {}), "synthetic": False, "source": folder.name},
+        ),
+        shard_size=shard_size,
+        compression=compression,
+        overwrite=overwrite,
+        progress=progress,
+    )
