@@ -6,10 +6,11 @@ BIN := .venv/bin
 
 demo: .venv/.demo
 	$(BIN)/python benchmarks/digits.py demo/digits
-	$(BIN)/dreamforge synth --teacher data/digits-resnet14.safetensors --n 2048 --out demo/dreams.h5
-	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png
-	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --eval-data demo/digits/test \
-		--out demo/recovered --overwrite
+	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --no-flip \
+		--out demo/dreams.h5
+	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png --overwrite
+	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --steps 800 --no-flip --shift 1 \
+		--eval-data demo/digits/test --out demo/recovered --overwrite
 
 test: .venv/.test
 	$(BIN)/python -m pytest

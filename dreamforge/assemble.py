@@ -126,7 +126,7 @@ def refuse_itself(out: Path, sources: Sequence[Path]) -> None:
 
 
 def make_room(out: Path, *, overwrite: bool) -> None:
-    """Remove what is at ``out``, index first, if that is allowed.
+    """Remove what is at ``out``, index first, if that is allowed; make its folder.
 
     Raises:
         ConfigError: If something is there and may not be removed.
@@ -138,6 +138,7 @@ def make_room(out: Path, *, overwrite: bool) -> None:
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     for path in shards:
         path.unlink()
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class BatchNormMonitor:
 
     def __enter__(self) -> Self:
         for module in self._modules:
-            module.forward = self._reporting_forward(module)  # type: ignore[method-assign]
+            module.forward = self._reporting_forward(module)
         return self
 
     def __exit__(

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from dreamforge.cli_convert import CONVERSIONS
 from dreamforge.cli_sets import SET_COMMANDS
 from dreamforge.config import PRESETS, SynthesisConfig, preset_values
 from shared.cli import (
@@ -13,6 +14,7 @@ from shared.cli import (
     command_line,
     config_options,
     emit,
+    format_duration,
     progress_display,
     say,
     show_table,
@@ -61,11 +63,12 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     Examples:
       dreamforge synth --teacher resnet50.pt --n 50000 --out dreams.h5
       dreamforge synth --teacher resnet20.th --n 1024 --steps 200
-      torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --n 50000
+      torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --num-images 50000
     """
     from dreamforge.forge import synthesize
     from dreamforge.workers import find_worker
     from shared.device import describe_device, resolve_device
+    from shared.manifest import printable
     from shared.provenance import provenance
     from shared.teacher import load_teacher
 
@@ -73,7 +76,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     device = resolve_device(options["device"], local_rank)
     loaded = load_teacher(teacher, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
-        say(f"assumed: {assumption}")
+        say(f"assumed: {printable(assumption, 200)}")
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     config = build_config(SynthesisConfig, options, preset_settings).resolve(image_shape)
@@ -139,7 +142,7 @@ def _show_plan(
         "out": str(out),
         **costs,
     }
-    hours = costs["hours"]
+    seconds = 3600 * costs["hours"]
     rows = [
         ("teacher", f"{spec.architecture}, {spec.num_classes} classes, {spec.image_shape}"),
         ("dreams", f"{config.num_images} in batches of {config.batch_size}"),
@@ -153,14 +156,15 @@ def _show_plan(
         ),
         (
             "time",
-            f"about {hours:,.2f} h at {costs['image_steps_per_second']:,.0f} image-steps/s "
+            f"about {format_duration(seconds)} "
+            f"at {costs['image_steps_per_second']:,.0f} image-steps/s "
             f"(timed with batches of {costs['timed_batch_size']}); "
-            f"on 8 such devices {hours / 8:,.2f} h",
+            f"on 8 such devices {format_duration(seconds / 8)}",
         ),
         ("device", record["device"]),
     ]
     emit(record, as_json=as_json, render=lambda: show_table("Plan", ("", ""), rows))
 
 
-for _command in SET_COMMANDS:
+for _command in (*SET_COMMANDS, *CONVERSIONS):
     main.add_command(_command)

@@ -13,6 +13,7 @@ from shared.cli import emit, progress_display, say, show_table, teacher_argument
 
 FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="replace what is there")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 
 
@@ -48,15 +49,8 @@ def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **opti
       dreamforge verify dreams.h5 --deep --teacher resnet50.pt
     """
     from dreamforge.verify import verify as verify_set
-    from shared.device import resolve_device
-    from shared.dreamset import DreamSet
-    from shared.teacher import load_teacher
 
-    loaded = None
-    if teacher is not None:
-        recorded = DreamSet.open(dreams).manifest.teacher
-        loaded = load_teacher(teacher, spec=recorded, **teacher_arguments(options))
-        loaded = loaded.to(resolve_device(options["device"]))
+    loaded = None if teacher is None else _load_teacher(teacher, dreams, options)
     with progress_display() as progress:
         report = verify_set(dreams, deep=deep, teacher=loaded, progress=progress)
     emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
@@ -77,8 +71,17 @@ def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **opti
     help="which dreams of a class come first",
 )
 @click.option("--scale", type=float, help="magnification  [default: so that dreams are well seen]")
+@OVERWRITE
+@AS_JSON
 def preview(
-    dreams: Path, out: Path | None, classes: int, per_class: int, sort: str, scale: float | None
+    dreams: Path,
+    out: Path | None,
+    classes: int,
+    per_class: int,
+    sort: str,
+    scale: float | None,
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
 ) -> None:
     """Draw a contact sheet of DREAMS: one row per class, with its name.
 
@@ -88,18 +91,63 @@ def preview(
     """
     from dreamforge.preview import contact_sheet
     from shared.dreamset import DreamSet
+    from shared.errors import ConfigError
     from shared.files import atomic_path
 
+    target = out or dreams.with_suffix(".png")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: is there already; choose another --out, or --overwrite")
     sheet = contact_sheet(
         DreamSet.open(dreams), num_classes=classes, per_class=per_class, sort=sort, scale=scale
     )
-    target = out or dreams.with_suffix(".png")
     with atomic_path(target) as temporary:
         sheet.save(temporary, format="PNG")
-    click.echo(f"contact sheet: {target}")
+    record = {"out": str(target), "width": sheet.width, "height": sheet.height}
+    emit(record, as_json=as_json, render=lambda: click.echo(f"contact sheet: {target}"))
 
 
-SET_COMMANDS = (info, verify, preview)
+@click.command()
+@DREAMS
+@click.option("--name", help="title  [default: that of the file]")
+@click.option("--url", help="where the set is published")
+@click.option("--creator", help="person or organization")
+@OVERWRITE
+@AS_JSON
+def card(
+    dreams: Path,
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **options: str | None,
+) -> None:
+    """Write README.md and croissant.json beside DREAMS, from what its index says.
+
+    \b
+    Example:
+      dreamforge card dreams.h5 --creator "Example Lab"
+    """
+    from dreamforge.card import write_card
+
+    readme, croissant = write_card(dreams, overwrite=overwrite, **options)
+    record = {"readme": str(readme), "croissant": str(croissant)}
+    emit(record, as_json=as_json, render=lambda: click.echo(f"{readme}\n{croissant}"))
+
+
+SET_COMMANDS = (info, verify, preview, card)
+
+
+def _load_teacher(path: Path, dreams: Path, options: dict[str, Any]) -> Any:
+    """Return the teacher to compare with; what its checkpoint does not say, the set may know."""
+    from shared.device import resolve_device
+    from shared.errors import DreamSetError
+    from shared.shards import read_index
+    from shared.teacher import load_teacher
+
+    try:
+        recorded = read_index(dreams).manifest.teacher
+    except DreamSetError:  # the report will say so
+        recorded = None
+    loaded = load_teacher(path, spec=recorded, **teacher_arguments(options))
+    return loaded.to(resolve_device(options["device"]))
 
 
 def _show_info(record: dict[str, Any]) -> None:
@@ -135,8 +183,10 @@ def _show_info(record: dict[str, Any]) -> None:
 
 
 def _show_verification(report: Any) -> None:
+    from shared.manifest import printable
+
     for problem in report.problems:
-        click.echo(problem)
+        click.echo(printable(problem, 400))
     rate = report.num_bytes / max(report.seconds, 1e-9) / 2**20
     verdict = "fine" if report.fine else f"{len(report.problems)} problems"
     click.echo(

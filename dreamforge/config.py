@@ -20,7 +20,7 @@ class SynthesisConfig:
     Losses are weighted sums; learning rate, jitter and clamping act on normalised inputs.
     """
 
-    num_images: int = option(1024, "number of dreams", min=1, flag="--n", metavar="N")
+    num_images: int = option(1024, "number of dreams", min=2, flag="--n", metavar="N")
     seed: int = option(0, "seed of every random stream", min=0)
     steps: int | None = option(
         None, "Adam steps per batch  [default: 200 up to 64 px, else 1000]", min=1
@@ -28,7 +28,7 @@ class SynthesisConfig:
     batch_size: int | None = option(
         None, "dreams that share BatchNorm statistics  [default: 256 up to 64 px, else 64]", min=2
     )
-    lr: float = option(0.1, "Adam's rate, in normalised input units", above=0)
+    lr: float = option(0.2, "Adam's rate, in normalised input units", above=0)
     beta1: float = option(0.5, "Adam's first moment decay", min=0, below=1)
     beta2: float = option(0.99, "Adam's second moment decay", min=0, below=1)
     lr_schedule: str = option("cosine", "rate over the steps", choices=("cosine", "constant"))
@@ -45,7 +45,7 @@ class SynthesisConfig:
         "l2: sum of norms (Yin et al. 2020)",
         choices=("kl", "l2"),
     )
-    bn_weight: float = option(10.0, "weight of the BatchNorm distance", min=0)
+    bn_weight: float = option(100.0, "weight of the BatchNorm distance", min=0)
     first_bn_multiplier: float = option(1.0, "extra weight of the first BatchNorm", above=0)
     image_norm: str = option(
         "mean-square",

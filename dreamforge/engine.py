@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from shared.teacher import Teacher
 from torch import Tensor, nn
 
 from dreamforge.bn_stats import BatchNormMonitor
@@ -24,6 +23,7 @@ from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError
 from shared.images import to_images
 from shared.seeding import generator
+from shared.teacher import Teacher
 
 SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is done rarely
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
@@ -125,6 +125,11 @@ class Engine:
         )
         terms = {name: value.item() for name, value in best.terms.items()}
         return SynthesizedBatch(dreams=dreams, terms={**terms, "total": loss}, attempts=attempt + 1)
+
+    def rehearse(self, num_images: int, on_step: StepCallback | None = None) -> None:
+        """Do a batch's steps and keep nothing: what an estimate times."""
+        targets = balanced_targets(self._scorer.spec.num_classes, self._config.seed, 0, num_images)
+        self._optimize(0, to_device(targets, self._device), self._config.lr, on_step)
 
     def _optimize(
         self, batch: int, targets: Tensor, lr: float, on_step: StepCallback | None

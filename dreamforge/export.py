@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,16 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the format's earliest: the same dreams, the
 
 
 def export(
-    dreams: DreamSet, out: Path, to: str, *, progress: ProgressCallback = ignore_progress
+    dreams: DreamSet,
+    out: Path,
+    to: str,
+    *,
+    overwrite: bool = False,
+    progress: ProgressCallback = ignore_progress,
 ) -> int:
     """Write all dreams in another format; return how many files that made.
+
+    What is at ``out`` is there whole or not at all.
 
     Args:
         dreams: The set.
@@ -41,6 +51,7 @@ def export(
             with a folder. ``webdataset``: tar files of ``00000000.png``, ``.cls`` and
             ``.logits.npy``. ``npz``: one file with the five arrays. All three keep the manifest
             (``manifest.json``, or ``manifest`` in the npz), the first nothing of the logits.
+        overwrite: Replace an earlier export: a file, or a folder with its ``manifest.json``.
         progress: Told as images are written.
 
     Raises:
@@ -50,17 +61,18 @@ def export(
     if to not in FORMATS:
         raise ConfigError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     if to == "npz":
+        if out.exists() and not (overwrite and out.is_file()):
+            raise ConfigError(f"{out}: is there already; choose another --out, or --overwrite")
+        out.parent.mkdir(parents=True, exist_ok=True)
         return _export_npz(dreams, out, progress)
     if dreams.image_shape[0] not in _MODES:
         raise ConfigError(
             f"--to {to}: images have {dreams.image_shape[0]} channels, PNG has 1 or 3; use npz"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is there already; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
     write = _export_folders if to == "imagefolder" else _export_tars
-    num_files = write(dreams, out, progress)
-    write_json(out / "manifest.json", dreams.manifest.to_json())
+    with _new_folder(out, overwrite=overwrite) as folder:
+        num_files = write(dreams, folder, progress)
+        write_json(folder / "manifest.json", dreams.manifest.to_json())
     return num_files + 1
 
 
@@ -71,6 +83,25 @@ def folder_names(dreams: DreamSet) -> list[str]:
     names = teacher.class_names or ("",) * teacher.num_classes
     slugs = (re.sub(r"[^\w+-]+", "_", name)[:60].strip("_") for name in names)
     return [f"{label:0{width}d}" + (f"-{slug}" if slug else "") for label, slug in enumerate(slugs)]
+
+
+@contextmanager
+def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside ``out``, which takes its place if the block succeeds."""
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and not overwrite:
+        raise ConfigError(f"{out}: is there already; choose another --out, or --overwrite")
+    if taken and not (out / "manifest.json").is_file():
+        raise ConfigError(f"{out}: is no earlier export; remove it, or choose another --out")
+    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_folders(dreams: DreamSet, out: Path, progress: ProgressCallback) -> int:
@@ -101,8 +132,6 @@ def _export_tars(dreams: DreamSet, out: Path, progress: ProgressCallback) -> int
 
 
 def _export_npz(dreams: DreamSet, out: Path, progress: ProgressCallback) -> int:
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; choose another --out")
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, (dtype, _) in ARRAYS.items():
             with archive.open(

@@ -5,7 +5,7 @@ the same call: finished shards are checked and kept, the rest is made. Shards ho
 depends on when or how often the run was started, so the result is the same to the byte.
 """
 
-import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,25 @@ import torch
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine
+from dreamforge.finish import RunFacts, finish_set
+from dreamforge.journal import Journal
 from dreamforge.plan import ShardPlan, Worker, plan_shards
-from shared.checkpoint import to_safetensors
+from dreamforge.resume import (
+    missing_shards,
+    problem_of,
+    read_finished,
+    refuse_other_runs,
+    remove_set,
+    reopen,
+    shard_attributes,
+)
+from shared.device import describe_device
 from shared.dreams import DreamBatch, concatenate
-from shared.dreamset import DreamSet
-from shared.errors import DreamSetError, IncompatibleError
-from shared.files import remove_stale_temporaries, sha256_of
-from shared.manifest import Manifest, ShardInfo
-from shared.metrics import accuracy
+from shared.errors import DreamforgeError
+from shared.files import remove_stale_temporaries
+from shared.manifest import Manifest
 from shared.progress import Progress, ProgressCallback, ignore_progress
-from shared.shards import read_shard, read_shard_attributes, write_index, write_shard
+from shared.shards import read_teacher, write_shard
 from shared.teacher import Teacher
 
 
@@ -68,200 +77,131 @@ def synthesize(
         worker: Which share of the shards to make; whoever finishes the set writes the index.
         provenance: Facts for the index: versions, command line, licence.
         embed_teacher: Put the teacher's weights into the index.
-        overwrite: Remove what is there first.
+        overwrite: Remove what is there first; a worker removes its own shards.
         progress: Called about once a second.
 
     Raises:
         IncompatibleError: If ``out`` holds dreams of another teacher or other arguments.
+        DreamSetError: If something else is there.
+        DreamforgeError: If nothing can be written there.
     """
     started = time.monotonic()
+    worker = worker or Worker()
     config = config.resolve(teacher.spec.image_shape)
     shards = plan_shards(config, out)
     attributes = shard_attributes(teacher, config, len(shards))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(out)
-    if overwrite:
-        _remove(out)
-    refuse_other_runs(out, shards, attributes)
-    missing, notes = _missing(shards, attributes)
-    mine = [shard for shard in missing if _is_mine(shard, worker or Worker())]
+    journal = Journal(out, attributes, f"{describe_device(device)}, torch {torch.__version__}")
+    finished, notes = _look(out, shards, attributes, worker, journal, overwrite=overwrite)
+    missing, damaged = missing_shards(shards, attributes, finished)
+    notes += damaged
+    mine = [shard for shard in missing if worker.makes(shard.number)]
+    if finished and len(mine) < len(missing):
+        reopen(out, missing, attributes, finished)
+        finished = None
+    num_made = 0
     if mine:
+        _refuse_unwritable(out)
         engine = Engine(teacher, config, device)
         reporter = _Reporter(progress, config, mine)
         for shard in mine:
-            notes += _make_shard(engine, shard, attributes, reporter)
-    finished = len(mine) == len(missing) or not _missing(shards, attributes)[0]
+            if problem_of(shard, attributes, _promised(finished, shard)) is None:
+                continue  # another process with the same share was faster
+            notes += _make_shard(engine, shard, attributes, reporter, journal)
+            num_made += 1
+    complete = len(mine) == len(missing) or not missing_shards(shards, attributes)[0]
     quality: dict[str, float] = {}
-    if finished:
-        manifest = _finish(out, teacher, config, shards, provenance or {}, embed=embed_teacher)
+    if complete:
+        manifest = finished
+        if finished is None or missing or (embed_teacher and read_teacher(out) is None):
+            facts = RunFacts(
+                teacher=teacher,
+                shards=shards,
+                attributes=attributes,
+                provenance=provenance or {},
+                embed_teacher=embed_teacher,
+            )
+            manifest = finish_set(out, facts, finished, journal)
+        assert manifest is not None
+        journal.remove()
         quality = dict(manifest.quality)
     return SynthesisResult(
         out=out,
         num_images=config.num_images,
         num_shards=len(shards),
-        num_made=len(mine),
+        num_made=num_made,
         seconds=time.monotonic() - started,
-        finished=finished,
+        finished=complete,
         quality=quality,
         notes=tuple(notes),
     )
 
 
-def shard_attributes(teacher: Teacher, config: SynthesisConfig, num_shards: int) -> dict[str, Any]:
-    """Return what every shard of a run says of itself; equal attributes mean the same run."""
-    return {
-        "num_shards": num_shards,
-        "teacher": teacher.spec.fingerprint,
-        "synthesis": _facts(teacher, config),
-    }
+def _look(
+    out: Path,
+    shards: Sequence[ShardPlan],
+    attributes: Mapping[str, Any],
+    worker: Worker,
+    journal: Journal,
+    *,
+    overwrite: bool,
+) -> tuple[Manifest | None, list[str]]:
+    """Make the folder, clear or check what is in it, and return the finished set if it is one."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DreamforgeError(
+            f"{out.parent}: cannot be made a folder ({error.strerror}); choose another --out"
+        ) from error
+    remove_stale_temporaries(out)
+    if overwrite:
+        remove_set(out, shards, worker)
+        if worker.index == 0:
+            journal.remove()
+    if not overwrite or worker.count == 1:  # else the other workers remove their own shards yet
+        refuse_other_runs(out, shards, attributes)
+    return read_finished(out, shards, attributes)
 
 
-def refuse_other_runs(
-    out: Path, shards: Sequence[ShardPlan], attributes: Mapping[str, Any]
-) -> None:
-    """Check that whatever lies at ``out`` was begun with the same arguments.
-
-    Raises:
-        IncompatibleError: Naming the first differences.
-    """
-    planned = {shard.path for shard in shards}
-    for path in sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5")):
-        try:
-            found = read_shard_attributes(path)
-        except DreamSetError:
-            continue  # damaged: it is made again, or belongs to nobody
-        differences = _differences(found, attributes)
-        if path not in planned and not differences:
-            differences = [f"found {path.name}"]
-        if differences:
-            raise IncompatibleError(
-                f"{out}: begun with other arguments ({'; '.join(differences[:4])}): "
-                "use the same ones, another --out, or --overwrite"
-            )
+def _refuse_unwritable(out: Path) -> None:
+    """Raise DreamforgeError now rather than after the first shard was computed."""
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DreamforgeError(
+            f"{out.parent}: cannot be written to ({error.strerror}); choose another --out"
+        ) from error
 
 
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    if found.get("teacher") != expected["teacher"]:
-        return ["the teacher is another one"]
-    before, now = json.loads(found["synthesis"]), expected["synthesis"]
-    names = sorted(before.keys() | now.keys())
-    return [
-        f"{name} was {before.get(name)}, now {now.get(name)}"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
-
-
-def _facts(teacher: Teacher, config: SynthesisConfig) -> dict[str, Any]:
-    """Everything that decides the pixels, apart from the weights and the device."""
-    spec = teacher.spec
-    preprocessing = {
-        "architecture": spec.architecture,
-        "image_shape": list(spec.image_shape),
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-    }
-    return {"method": "deepinversion", **config.to_json(), **preprocessing}
-
-
-def _remove(out: Path) -> None:
-    out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
-    for path in out.parent.glob(f"{out.stem}-?????-of-?????.h5"):
-        path.unlink()
-
-
-def _is_mine(shard: ShardPlan, worker: Worker) -> bool:
-    return shard.number % worker.count == worker.index
-
-
-def _missing(
-    shards: Sequence[ShardPlan], attributes: Mapping[str, Any]
-) -> tuple[list[ShardPlan], list[str]]:
-    """Return the shards to make, and a note for each damaged one among them."""
-    missing, notes = [], []
-    for shard in shards:
-        remove_stale_temporaries(shard.path)
-        if not shard.path.exists():
-            missing.append(shard)
-            continue
-        try:
-            dreams = read_shard(shard.path)
-            found = read_shard_attributes(shard.path)
-        except DreamSetError as error:
-            missing.append(shard)
-            notes.append(f"made again: {error}")
-            continue
-        if len(dreams) != shard.num_images or found.get("shard") != shard.number:
-            missing.append(shard)
-            notes.append(f"made again: {shard.path.name} held other dreams")
-    return missing, notes
+def _promised(finished: Manifest | None, shard: ShardPlan) -> str | None:
+    return finished.shards[shard.number].sha256 if finished else None
 
 
 def _make_shard(
-    engine: Engine, shard: ShardPlan, attributes: Mapping[str, Any], reporter: "_Reporter"
+    engine: Engine,
+    shard: ShardPlan,
+    attributes: Mapping[str, Any],
+    reporter: "_Reporter",
+    journal: Journal,
 ) -> list[str]:
     batches: list[DreamBatch] = []
     notes = []
-    for plan in shard.batches:
-        result = engine.synthesize(plan.number, plan.start, plan.stop, reporter.step)
-        if result.attempts > 1:
-            notes.append(f"batch {plan.number} diverged, made with the rate / {result.attempts}")
-        batches.append(result.dreams)
-        reporter.finish_batch(len(result.dreams), result.terms)
-    write_shard(
-        shard.path,
-        concatenate(batches),
-        {**attributes, "shard": shard.number},
-        compression=attributes["synthesis"]["compress"],
-    )
+    with journal.timing(shard.number) as facts:
+        for plan in shard.batches:
+            result = engine.synthesize(plan.number, plan.start, plan.stop, reporter.step)
+            if result.attempts > 1:
+                divisor = 2 ** (result.attempts - 1)
+                notes.append(f"batch {plan.number} diverged, made with the rate / {divisor}")
+            facts["attempts"] = max(result.attempts, facts.get("attempts", 1))
+            batches.append(result.dreams)
+            reporter.finish_batch(len(result.dreams), result.terms)
+        write_shard(
+            shard.path,
+            concatenate(batches),
+            {**attributes, "shard": shard.number},
+            compression=attributes["synthesis"]["compress"],
+        )
     return notes
-
-
-def _finish(
-    out: Path,
-    teacher: Teacher,
-    config: SynthesisConfig,
-    shards: Sequence[ShardPlan],
-    provenance: Mapping[str, Any],
-    *,
-    embed: bool,
-) -> Manifest:
-    if out.exists():  # finished before, by this run or another worker; shards were just checked
-        return DreamSet.open(out).manifest
-    labels, quality = _answers(shards)
-    manifest = Manifest(
-        num_images=config.num_images,
-        shards=tuple(
-            ShardInfo(
-                name=shard.path.name,
-                num_images=shard.num_images,
-                num_bytes=shard.path.stat().st_size,
-                sha256=sha256_of(shard.path),
-            )
-            for shard in shards
-        ),
-        teacher=teacher.spec,
-        synthesis=_facts(teacher, config),
-        provenance={"synthetic": True, **provenance},
-        quality=quality,
-    )
-    blob = to_safetensors(teacher.network, teacher.spec.to_json()) if embed else None
-    write_index(out, manifest, labels, teacher=blob)
-    return manifest
-
-
-def _answers(shards: Sequence[ShardPlan]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return all labels, and figures over the stored logits; one shard in memory at a time."""
-    columns = []
-    for shard in shards:
-        dreams = read_shard(shard.path)
-        columns.append((dreams.labels, dreams.logits, dreams.loss))
-    labels, logits, loss = (torch.cat(column) for column in zip(*columns, strict=True))
-    return labels, {
-        "teacher_accuracy": accuracy(logits.float(), labels),
-        "mean_confidence": logits.float().softmax(1).amax(1).mean().item(),
-        "mean_loss": loss.mean().item(),
-    }
 
 
 class _Reporter:

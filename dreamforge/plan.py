@@ -47,6 +47,10 @@ class Worker:
         if not 0 <= self.index < self.count:
             raise ConfigError(f"--worker: found {self.index}/{self.count}, expected 0/N to N-1/N")
 
+    def makes(self, shard: int) -> bool:
+        """Return whether a shard is among those of this worker."""
+        return shard % self.count == self.index
+
     @classmethod
     def parse(cls, text: str) -> "Worker":
         """Return worker ``3/16``.

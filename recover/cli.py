@@ -1,6 +1,5 @@
 """The command line: ``recover run`` and ``recover eval``."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ from shared.cli import (
     command_line,
     config_options,
     emit,
-    parse_floats,
-    parse_image_size,
+    format_duration,
     progress_display,
     say,
     show_table,
+    teacher_arguments,
+    teacher_options,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ EVAL_DATA = click.option(
     metavar="SOURCE",
     help="real images to judge by: a folder per class, or cifar10:ROOT",
 )
+TEACHER = click.option(
+    "--teacher",
+    "teacher_path",
+    type=FILE,
+    help="checkpoint of the teacher  "
+    "[default: embedded in the dream set, or at the path it records]",
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 
 
@@ -48,36 +55,12 @@ def main() -> None:
     """
 
 
-def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which teacher it is and how it sees images."""
-    for option in reversed(
-        (
-            click.option(
-                "--teacher",
-                "teacher_path",
-                type=FILE,
-                help="checkpoint of the teacher  "
-                "[default: embedded in the dream set, or at the path it records]",
-            ),
-            click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell"),
-            click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH"),
-            click.option(
-                "--mean",
-                metavar="R,G,B",
-                help="of the teacher's preprocessing, for pixels in [0,1]",
-            ),
-            click.option("--std", metavar="R,G,B", help="likewise"),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 @main.command()
 @click.option("--dreams", "dreams_path", type=FILE, required=True, help="index of the dream set")
 @click.option(
     "--out", type=FILE, help="folder of the results  [default: <dreams>-s<sparsity>, here]"
 )
+@TEACHER
 @teacher_options
 @EVAL_DATA
 @click.option(
@@ -157,6 +140,7 @@ def run(
 @click.argument("student_path", metavar="STUDENT", type=FILE)
 @EVAL_DATA
 @click.option("--dreams", "dreams_path", type=FILE, help="dream set to measure agreement on")
+@TEACHER
 @teacher_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N")
 @AS_JSON
@@ -189,7 +173,7 @@ def evaluate(
     path = student_path / "student.safetensors" if student_path.is_dir() else student_path
     student = load_student(path)
     dreams = DreamSet.open(dreams_path) if dreams_path else None
-    options = _teacher_arguments(arguments)
+    options = teacher_arguments(arguments)
     teacher_path = arguments["teacher_path"]
     teacher = (
         load_teacher(teacher_path, spec=student.classifier.spec, **options)
@@ -207,16 +191,7 @@ def evaluate(
 def _find_teacher(dreams: "DreamSet", arguments: dict[str, Any]) -> "Teacher":
     from recover.sources import find_teacher
 
-    return find_teacher(dreams, arguments["teacher_path"], **_teacher_arguments(arguments))
-
-
-def _teacher_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "architecture": arguments["arch"],
-        "image_size": parse_image_size(arguments["image_size"]),
-        "mean": parse_floats("--mean", arguments["mean"]),
-        "std": parse_floats("--std", arguments["std"]),
-    }
+    return find_teacher(dreams, arguments["teacher_path"], **teacher_arguments(arguments))
 
 
 def _open_eval_data(source: str | None, spec: "TeacherSpec") -> "EvalData | None":
@@ -261,7 +236,10 @@ def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
         ("weights kept", f"{plan.num_kept:,} of {plan.num_weights:,}"),
         ("dreams", f"{plan.num_train:,} to train on, {plan.num_held_out:,} held out"),
         ("steps", f"{plan.steps:,} of {plan.config['batch_size']} dreams"),
-        ("time", f"{_duration(plan.seconds)} ({plan.seconds_per_step:.3g} s a step) + judging"),
+        (
+            "time",
+            f"{format_duration(plan.seconds)} ({plan.seconds_per_step:.3g} s a step) + judging",
+        ),
         ("memory", f"{plan.peak_num_bytes / 2**30:.2f} GiB"),
         ("device", plan.device),
         ("out", str(out)),
@@ -285,9 +263,3 @@ def _show_verdict(path: str, record: dict[str, Any]) -> None:
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -10,7 +10,6 @@ import shlex
 import signal
 import sys
 import time
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from rich.text import Text
 
 from shared.config import flag_of, options_of
 from shared.errors import ConfigError, DreamforgeError, InputFileError
+from shared.options_file import read_options
 from shared.progress import Progress, ProgressCallback
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -49,6 +49,16 @@ class Tool(click.Group):
             )
         )
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command whose options the environment names by flag: ``DREAMFORGE_SYNTH_N``."""
+        super().add_command(cmd, name)
+        prefix = self.context_settings.get("auto_envvar_prefix")
+        for param in cmd.params:
+            if prefix and isinstance(param, click.Option) and param.envvar is None:
+                param.envvar = f"{prefix}_{name or cmd.name}_{_key(param)}".replace(
+                    "-", "_"
+                ).upper()
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors and signals into a line and the documented exit code."""
         try:
@@ -57,16 +67,30 @@ class Tool(click.Group):
         except DreamforgeError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            arguments = shlex.join([ctx.info_name or "", *sys.argv[1:]])
-            _fail(ctx, f"interrupted; the same command goes on from here: {arguments}", 130)
+            _fail(ctx, f"interrupted; the same command goes on from here: {command_line()}", 130)
         except OSError as error:
             _fail(ctx, _describe(error), 1)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _fail(ctx, "out of memory: lower --batch-size, or free some (see --dry-run)", 1)
 
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
     name = (ctx.find_root().info_name or "").removesuffix("__main__.py")
-    click.echo(f"{name}: error: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())  # names in it may come from a file: no terminal escapes
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    click.echo(f"{name}: error: {line}", err=True)
     ctx.exit(exit_code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell by name, since torch is not imported here; its CPU allocator has no class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
 
 
 def _describe(error: OSError) -> str:
@@ -95,15 +119,24 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
+    assert isinstance(ctx.command, Tool)
+    known = {name: _parameters(command) for name, command in ctx.command.commands.items()}
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.UsageError(f"--config {path}: {error}") from error
-    ctx.default_map = {
-        command: {key.replace("-", "_"): value for key, value in options.items()}
-        for command, options in tables.items()
-        if isinstance(options, dict)
-    }
+        ctx.default_map = read_options(path, known)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _parameters(command: click.Command) -> dict[str, str]:
+    """Return the parameter's name by flag, as identifiers: ``num_images`` of ``n``."""
+    options = [param for param in command.params if isinstance(param, click.Option) and param.name]
+    own = {str(option.name): str(option.name) for option in options}
+    return own | {_key(option): str(option.name) for option in options}
+
+
+def _key(option: click.Option) -> str:
+    first = next((flag for flag in option.opts if flag.startswith("--")), option.opts[0])
+    return first.lstrip("-").replace("-", "_")
 
 
 def config_options(config_class: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -118,6 +151,8 @@ def config_options(config_class: Any) -> Callable[[Callable[..., Any]], Callable
             kind = _plain_type(field.type)
             flag, text = flag_of(field), chosen.help
             names = [flag, field.name]
+            if chosen.flag:  # torchrun takes --n for its own --nnodes, so the long name works, too
+                names.append("--" + field.name.replace("_", "-"))
             if kind is bool:
                 names = [f"{flag}/--no-{flag.removeprefix('--')}", field.name]
             if field.default is not None:
@@ -243,7 +278,8 @@ def read_class_names(path: Path | None) -> tuple[str, ...] | None:
 
 def command_line() -> str:
     """Return the command that is running, as provenance records it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    # The name may be two words, "python -m dreamforge", so it is not quoted.
+    return f"{click.get_current_context().find_root().info_name} {shlex.join(sys.argv[1:])}"
 
 
 def emit(record: Mapping[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
@@ -272,11 +308,21 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     Console(highlight=False).print(table)
 
 
+def format_duration(seconds: float) -> str:
+    """Return ``2 h 5 min`` or ``3 min 20 s``, the smaller unit rounded."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 @contextmanager
 def progress_display() -> Iterator[ProgressCallback]:
-    """Yield a callback that shows progress: a bar on a terminal, else a line every 30 s."""
+    """Yield a callback that shows progress: a bar on a terminal, else a line every 30 s.
+
+    A dumb terminal cannot move its cursor and gets lines, too.
+    """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield _line_printer(time.monotonic)
         return
     bars = Bars(

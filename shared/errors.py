@@ -28,6 +28,10 @@ class DreamSetError(DreamforgeError):
     exit_code = 3
 
 
+class FormatVersionError(DreamSetError):
+    """A dream set of a format that this version of the software does not know."""
+
+
 class InputFileError(DreamforgeError):
     """Any other input file that cannot be used: evaluation images, configuration."""
 

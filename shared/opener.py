@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.chunks import ALLOWED_FILTERS, ChunkTable, check_declared
-from shared.errors import DreamSetError
+from shared.errors import DreamSetError, FormatVersionError
 from shared.manifest import FORMAT, FORMAT_VERSION, printable
 
 ATTRIBUTES = ("format", "format_version", "shard", "num_shards", "teacher", "synthesis")
@@ -48,7 +48,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except DreamSetError as error:
-        raise DreamSetError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise DreamSetError(f"{path}: not found; check the path, or copy the file again") from error
     except _LIBRARY_ERRORS as error:
@@ -117,7 +117,7 @@ def _check_version(attributes: Mapping[str, str | int]) -> None:
     if type(version) is not int:
         raise DreamSetError("no format version; get it again")
     if version != FORMAT_VERSION:
-        raise DreamSetError(
+        raise FormatVersionError(
             f"found format version {version}, this reader knows {FORMAT_VERSION}: update dreamforge"
         )
 

@@ -32,6 +32,7 @@ from shared.opener import ATTRIBUTES, MAX_ATTRIBUTE_BYTES, Contents, open_safely
 from shared.values import ARRAYS, INDEX_ARRAYS, arrays_of, bits, check_labels, check_values
 
 CHUNK_BYTES = 192 * 1024  # 64 images of 3x32x32; one of 3x224x224
+_GROWTH_BYTES = 8 * 2**20  # by which the file grows in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -195,13 +196,23 @@ def _writing(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def _create(path: Path) -> Any:
-    """Return a new h5py.File without timestamps, whose metadata libhdf5 checksums (since 1.10)."""
+@contextmanager
+def _create(path: Path) -> Iterator[Any]:
+    """Yield a new h5py.File without timestamps, whose metadata libhdf5 checksums (since 1.10).
+
+    It is built in memory and written at the end, at once: when a disk is full, libhdf5 loses its
+    own file and brings the process down (segmentation fault at exit, seen with HDF5 2.0.0).
+    """
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, creation, access))
+    access.set_fapl_core(_GROWTH_BYTES, False)
+    with h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, creation, access)) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def _write_attributes(file: Any, attributes: Mapping[str, Any]) -> None:

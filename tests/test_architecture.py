@@ -14,7 +14,13 @@ FORBIDDEN_PACKAGES = {
     "dreamforge": {"recover"},
     "recover": {"dreamforge"},
 }
-CLIS = {"dreamforge/cli.py", "dreamforge/cli_sets.py", "recover/cli.py", "shared/cli.py"}
+CLIS = {
+    "dreamforge/cli.py",
+    "dreamforge/cli_convert.py",
+    "dreamforge/cli_sets.py",
+    "recover/cli.py",
+    "shared/cli.py",
+}
 ONLY_IN = {"click": CLIS, "rich": CLIS, "h5py": {"shared/shards.py", "shared/opener.py"}}
 TORCH_FREE = {"dreamforge/config.py", "recover/config.py", "shared/config.py"} | CLIS
 

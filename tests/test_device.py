@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -51,6 +53,14 @@ def test_autocast_follows_the_dtype():
 
 def test_memory_figures_are_plausible():
     assert 2**20 < num_bytes_free(CPU) < 2**50
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux only")
+def test_memory_that_caches_files_counts_as_free(monkeypatch):
+    text = "MemTotal:   4000 kB\nMemFree:    10 kB\nMemAvailable:    3000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+
+    assert num_bytes_free(CPU) == 3000 * 1024
     assert 2**20 < peak_num_bytes(CPU) < 2**50
 
 

@@ -26,9 +26,14 @@ def test_a_file_appears_whole(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(KeyError), atomic_path(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyError
+
+    def fail_halfway():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -52,7 +57,7 @@ def test_json_is_json(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2.5, None]}
 
-    with pytest.raises(ValueError, match="NaN|nan|Out of range"):
+    with pytest.raises(ValueError, match=r"NaN|nan|Out of range"):
         write_json(tmp_path / "b.json", {"x": float("nan")})
     assert not (tmp_path / "b.json").exists()
 

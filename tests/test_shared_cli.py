@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import click
 import pytest
+import torch
 
 from shared import cli
 from shared.config import option, validate
@@ -48,6 +49,11 @@ def show(name, **options):
         "foreign": IncompatibleError("other teacher"),
         "disk": OSError(28, "No space left on device", "x.h5"),
         "interrupt": KeyboardInterrupt(),
+        "memory": MemoryError(),
+        "device memory": torch.OutOfMemoryError("CUDA out of memory"),
+        "allocator": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: no"),
+        "escapes": CheckpointError("\x1b[31mx.pt\x07: broken"),
+        "bug": RuntimeError("shapes do not match"),
     }
     if name == "terminate":
         os.kill(os.getpid(), signal.SIGTERM)
@@ -79,6 +85,36 @@ def test_environment_wins_over_the_config_file_and_flags_over_both(runner, tmp_p
     assert json.loads(result.stdout) == [4, 0.25, 2, True, "a"]
 
 
+def test_file_and_environment_name_options_as_the_flags_are(runner, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[show]\nn = 4\nflip = false\nrate = 0.75\n")
+    arguments = ["--config", str(config), "show"]
+
+    assert json.loads(runner.invoke(tool, arguments).stdout) == [4, 0.75, None, False, "a"]
+    result = runner.invoke(tool, arguments, env={"TOY_SHOW_N": "5", "TOY_SHOW_FLIP": "1"})
+    assert json.loads(result.stdout) == [5, 0.75, None, True, "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[show]\nrtae = 1", "no option 'rtae'"),
+        ("[shwo]\nn = 1", "found 'shwo', expected tables [show]"),
+        ("n = 1", "found 'n'"),
+        ("[show.n]\nx = 1", "found a table"),
+        ("[show]\nn = 'many'", "'many' is not a valid integer"),
+        ("[show]\nn = true", "'True' is not a valid integer"),
+    ],
+)
+def test_a_config_file_that_would_not_do_what_it_says_is_refused(runner, tmp_path, text, named):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    result = runner.invoke(tool, ["--config", str(path), "show"])
+
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
 @pytest.mark.parametrize("text", ["= nonsense", None])
 def test_a_bad_config_file_is_a_usage_error(runner, tmp_path, text):
     path = tmp_path / "run.toml"
@@ -95,6 +131,10 @@ def test_a_bad_config_file_is_a_usage_error(runner, tmp_path, text):
     [
         ("failed", 1),
         ("disk", 1),
+        ("memory", 1),
+        ("device memory", 1),
+        ("allocator", 1),
+        ("escapes", 3),
         ("config", 2),
         ("checkpoint", 3),
         ("dreams", 3),
@@ -110,11 +150,14 @@ def test_errors_are_one_line_on_stderr_and_a_documented_exit_code(runner, name, 
     assert result.stdout == ""
     assert result.stderr.startswith("tool: error: ")
     assert result.stderr.count("\n") == 1
+    assert result.stderr.removesuffix("\n").isprintable()
 
 
 def test_an_unknown_error_is_a_bug_and_shows_its_traceback(runner):
     with pytest.raises(KeyError):
         run(runner, "--raise", "unheard-of", catch_exceptions=False)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(runner, "--raise", "bug", catch_exceptions=False)
 
 
 @pytest.mark.parametrize("arguments", [["--n", "0"], ["--rate", "1"], ["--kind", "c"]])
@@ -129,6 +172,18 @@ def test_help_shows_ranges_and_defaults(runner):
     assert "0<x<1" in text
     assert "[default: 10]" in text
     assert "[default: --flip]" in text
+
+
+def test_the_command_is_recorded_as_it_can_be_typed_again(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/x/toy/__main__.py", "show", "--out", "my dreams.h5"])
+    with click.Context(tool, info_name="python -m toy"):
+        assert cli.command_line() == "python -m toy show --out 'my dreams.h5'"
+
+
+def test_durations_are_read_at_a_glance():
+    assert cli.format_duration(0.4) == "0 min 0 s"
+    assert cli.format_duration(200) == "3 min 20 s"
+    assert cli.format_duration(3600 * 1234 + 120) == "1,234 h 2 min"
 
 
 def test_parsers():

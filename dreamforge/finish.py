@@ -1,0 +1,96 @@
+"""The end of a run: the index, from the shards that are there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamforge.journal import Journal, Spent
+from dreamforge.plan import ShardPlan
+from dreamforge.resume import read_finished
+from shared.checkpoint import to_safetensors
+from shared.files import sha256_of
+from shared.manifest import Manifest, ShardInfo
+from shared.metrics import accuracy
+from shared.provenance import is_reproducible_build
+from shared.shards import read_shard, read_teacher, write_index
+from shared.teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunFacts:
+    """What the index is made from, besides the shards' contents."""
+
+    teacher: Teacher
+    shards: Sequence[ShardPlan]
+    attributes: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    embed_teacher: bool
+
+
+def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Journal) -> Manifest:
+    """Write the index, unless the one that is there (``before``, or another worker's) is right."""
+    infos = tuple(_info(shard) for shard in facts.shards)
+    # In this order: whoever removes the journal has written the index before.
+    spent = journal.read()
+    found, _ = read_finished(out, facts.shards, facts.attributes)
+    if found is not None and found.shards == infos:
+        if not facts.embed_teacher or read_teacher(out) is not None:
+            return found
+        before = found
+    labels, quality = _answers(facts.shards)
+    manifest = Manifest(
+        num_images=sum(info.num_images for info in infos),
+        shards=infos,
+        teacher=facts.teacher.spec,
+        synthesis=facts.attributes["synthesis"],
+        provenance=_provenance(facts.provenance, spent, before),
+        quality=quality,
+    )
+    embed = facts.embed_teacher or (before is not None and read_teacher(out) is not None)
+    network, record = facts.teacher.network, facts.teacher.spec.to_json()
+    write_index(out, manifest, labels, teacher=to_safetensors(network, record) if embed else None)
+    return manifest
+
+
+def _info(shard: ShardPlan) -> ShardInfo:
+    return ShardInfo(
+        name=shard.path.name,
+        num_images=shard.num_images,
+        num_bytes=shard.path.stat().st_size,
+        sha256=sha256_of(shard.path),
+    )
+
+
+def _provenance(facts: Mapping[str, Any], spent: Spent, before: Manifest | None) -> dict[str, Any]:
+    """Add the seconds of all processes, and the devices if they were several.
+
+    Not where the index must come out the same each time: for callers that state no provenance, and
+    in reproducible builds.
+    """
+    whole: dict[str, Any] = {"synthetic": True, **facts}
+    if not facts or is_reproducible_build():
+        return whole
+    earlier = before.provenance.get("seconds") if before else None
+    parts = [value for value in (spent.seconds, earlier) if isinstance(value, int | float)]
+    if parts:
+        whole["seconds"] = round(sum(parts), 3)
+    if len(spent.devices) > 1:
+        whole["devices"] = list(spent.devices)
+    return whole
+
+
+def _answers(shards: Sequence[ShardPlan]) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return all labels, and figures over the stored logits; one shard in memory at a time."""
+    columns = []
+    for shard in shards:
+        dreams = read_shard(shard.path)
+        columns.append((dreams.labels, dreams.logits, dreams.loss))
+    labels, logits, loss = (torch.cat(column) for column in zip(*columns, strict=True))
+    return labels, {
+        "teacher_accuracy": accuracy(logits.float(), labels),
+        "mean_confidence": logits.float().softmax(1).amax(1).mean().item(),
+        "mean_loss": loss.mean().item(),
+    }
