@@ -11,6 +11,7 @@ demo: .venv/.demo
 	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png --overwrite
 	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --steps 800 --no-flip --shift 1 \
 		--eval-data demo/digits/test --out demo/recovered --overwrite
+	@echo 'contact sheet of the dreams: demo/dreams.png'
 
 test: .venv/.test
 	$(BIN)/python -m pytest

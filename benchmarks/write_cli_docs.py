@@ -59,7 +59,7 @@ file, `--preset`, the default.
 
 Also heeded: `NO_COLOR` and `TERM=dumb`; `SOURCE_DATE_EPOCH`, which fixes the dates in provenance so
 that the same command writes the same bytes; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` as torchrun sets
-them (`synth` makes its share of the shards).
+them (`synth` makes its share of the shards, `recover sweep` of the levels).
 """
 
 

@@ -15,12 +15,12 @@ from shared.cli import (
     config_options,
     emit,
     format_duration,
-    progress_display,
     say,
     show_table,
     teacher_arguments,
     teacher_options,
 )
+from shared.cli_progress import progress_display
 
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
 FILE = click.Path(path_type=Path)
@@ -66,11 +66,11 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
       torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --num-images 50000
     """
     from dreamforge.forge import synthesize
-    from dreamforge.workers import find_worker
     from shared.device import describe_device, resolve_device
     from shared.manifest import printable
     from shared.provenance import provenance
     from shared.teacher import load_teacher
+    from shared.workers import find_worker
 
     worker, local_rank = find_worker(options["worker"])
     device = resolve_device(options["device"], local_rank)

@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dreamforge.cli_sets import AS_JSON, DREAMS, FILE, OVERWRITE, size_text
 from shared.cli import (
     command_line,
     emit,
-    progress_display,
     say,
     teacher_arguments,
     teacher_options,
 )
+from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
     from shared.manifest import Manifest
 
-FILE = click.Path(path_type=Path)
-DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
 OUT = click.option("--out", "-o", type=FILE, required=True, help="index file to write")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="replace what is there")
 COMPRESS = click.option("--compress", "compression", is_flag=True, help="gzip the images")
 SHARD_SIZE = click.option(
     "--shard-size", type=int, metavar="N", help="images per shard  [default: 64 MiB of them]"
@@ -214,5 +211,5 @@ def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool) -> None:
         "quality": manifest.quality,
     }
     where = f"in {len(manifest.shards)} shards" if manifest.shards else "in one file"
-    line = f"{out}: {manifest.num_images:,} images {where}, {num_bytes / 2**20:,.1f} MiB"
+    line = f"{out}: {manifest.num_images:,} images {where}, {size_text(num_bytes)}"
     emit(record, as_json=as_json, render=lambda: click.echo(line))

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from shared.cli import emit, progress_display, say, show_table, teacher_arguments, teacher_options
+from shared.cli import emit, say, show_table, teacher_arguments, teacher_options
+from shared.cli_progress import progress_display
 
 FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
@@ -135,6 +136,17 @@ def card(
 SET_COMMANDS = (info, verify, preview, card)
 
 
+def size_text(num_bytes: int) -> str:
+    """Return a size for people: ``12.3 MiB``, or KiB if it is less than one."""
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes:,.1f} MiB" if mebibytes >= 1 else f"{num_bytes / 1024:,.1f} KiB"
+
+
+def duration_text(hours: float) -> str:
+    """Return a duration for people: ``2.50 h``, or seconds if it is less than six minutes."""
+    return f"{hours:,.2f} h" if hours >= 0.1 else f"{hours * 3600:.1f} s"
+
+
 def _load_teacher(path: Path, dreams: Path, options: dict[str, Any]) -> Any:
     """Return the teacher to compare with; what its checkpoint does not say, the set may know."""
     from shared.device import resolve_device
@@ -150,6 +162,10 @@ def _load_teacher(path: Path, dreams: Path, options: dict[str, Any]) -> Any:
     return loaded.to(resolve_device(options["device"]))
 
 
+def _files(num_shards: int) -> str:
+    return f"{num_shards} shards" if num_shards else "one file"
+
+
 def _show_info(record: dict[str, Any]) -> None:
     from shared.manifest import printable
 
@@ -157,20 +173,20 @@ def _show_info(record: dict[str, Any]) -> None:
     low, high = record["images_per_class"]
     hours = record["hours"]
     embedded = "embedded" if teacher["embedded"] else f"at {teacher['path']}"
-    recognised = quality.get("teacher_accuracy")
+    recognised, loss = quality.get("teacher_accuracy"), quality.get("mean_loss")
     rows = [
         ("images", f"{record['num_images']:,} of {'x'.join(map(str, record['image_shape']))}"),
         ("classes", f"{record['num_classes_present']} of {record['num_classes']}"),
         ("images per class", f"{low}" if low == high else f"{low} to {high}"),
-        ("size", f"{record['num_bytes'] / 2**20:,.1f} MiB in {record['num_shards'] or 1} shards"),
+        ("size", f"{size_text(record['num_bytes'])} in {_files(record['num_shards'])}"),
         ("teacher", f"{teacher['architecture']}, weights {embedded}"),
         ("fingerprint", teacher["fingerprint"]),
         ("method", f"{record['method']}, {record['steps']} steps"),
         ("synthetic", "yes" if record["synthetic"] else "NO: real images"),
         ("recognised by the teacher", "-" if recognised is None else f"{recognised:.1%}"),
-        ("mean loss", quality.get("mean_loss", "-")),
+        ("mean loss", "-" if loss is None else f"{loss:.4g}"),
         ("made", f"{record['created']} on {record['device']}"),
-        ("hours", "-" if hours is None else f"{hours:.2f}"),
+        ("took", "-" if hours is None else duration_text(hours)),
         ("command", record["command"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ("license", record["license"]),
@@ -191,7 +207,7 @@ def _show_verification(report: Any) -> None:
     verdict = "fine" if report.fine else f"{len(report.problems)} problems"
     click.echo(
         f"{report.path}: {verdict}; {report.num_images:,} images in {report.num_shards} shards, "
-        f"{report.num_bytes / 2**20:,.1f} MiB read at {rate:,.0f} MiB/s"
+        f"{size_text(report.num_bytes)} read at {rate:,.1f} MiB/s"
     )
     if report.agreement is not None:
         click.echo(

@@ -9,7 +9,7 @@ import torch
 
 from dreamforge.journal import Journal, Spent
 from dreamforge.plan import ShardPlan
-from dreamforge.resume import read_finished
+from dreamforge.resume import read_finished, refuse_other_runs
 from shared.checkpoint import to_safetensors
 from shared.files import sha256_of
 from shared.manifest import Manifest, ShardInfo
@@ -32,6 +32,7 @@ class RunFacts:
 
 def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Journal) -> Manifest:
     """Write the index, unless the one that is there (``before``, or another worker's) is right."""
+    refuse_other_runs(out, facts.shards, facts.attributes)
     infos = tuple(_info(shard) for shard in facts.shards)
     # In this order: whoever removes the journal has written the index before.
     spent = journal.read()

@@ -18,11 +18,12 @@ from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine
 from dreamforge.finish import RunFacts, finish_set
 from dreamforge.journal import Journal
-from dreamforge.plan import ShardPlan, Worker, plan_shards
+from dreamforge.plan import ShardPlan, plan_shards
 from dreamforge.resume import (
     missing_shards,
     problem_of,
     read_finished,
+    refuse_foreign,
     refuse_other_runs,
     remove_set,
     reopen,
@@ -36,6 +37,7 @@ from shared.manifest import Manifest
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.shards import read_teacher, write_shard
 from shared.teacher import Teacher
+from shared.workers import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def synthesize(
         for shard in mine:
             if problem_of(shard, attributes, _promised(finished, shard)) is None:
                 continue  # another process with the same share was faster
-            notes += _make_shard(engine, shard, attributes, reporter, journal)
+            notes += _make_shard(out, engine, shard, attributes, reporter, journal)
             num_made += 1
     complete = len(mine) == len(missing) or not missing_shards(shards, attributes)[0]
     quality: dict[str, float] = {}
@@ -178,6 +180,7 @@ def _promised(finished: Manifest | None, shard: ShardPlan) -> str | None:
 
 
 def _make_shard(
+    out: Path,
     engine: Engine,
     shard: ShardPlan,
     attributes: Mapping[str, Any],
@@ -195,6 +198,8 @@ def _make_shard(
             facts["attempts"] = max(result.attempts, facts.get("attempts", 1))
             batches.append(result.dreams)
             reporter.finish_batch(len(result.dreams), result.terms)
+        # Another command on the same output may have begun at the same moment.
+        refuse_foreign(out, shard.path, attributes)
         write_shard(
             shard.path,
             concatenate(batches),

@@ -1,15 +1,13 @@
-"""Which dreams belong to which batch, which batches to which shard, which shards to which worker.
+"""Which dreams belong to which batch, and which batches to which shard.
 
 All of it follows from the config, so that any number of workers, in any order, interrupted or
 not, makes the same files.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamforge.config import SynthesisConfig
-from shared.errors import ConfigError
 from shared.manifest import shard_names
 
 
@@ -34,35 +32,6 @@ class ShardPlan:
     def num_images(self) -> int:
         """How many dreams the shard will hold."""
         return self.batches[-1].stop - self.batches[0].start
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One of ``count`` processes that share a set; it takes every ``count``-th shard."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"--worker: found {self.index}/{self.count}, expected 0/N to N-1/N")
-
-    def makes(self, shard: int) -> bool:
-        """Return whether a shard is among those of this worker."""
-        return shard % self.count == self.index
-
-    @classmethod
-    def parse(cls, text: str) -> "Worker":
-        """Return worker ``3/16``.
-
-        Raises:
-            ConfigError: If the text is anything else. An empty task id (a SLURM script without
-                ``--array``) must not quietly make every task do the first sixteenth.
-        """
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
-        if match is None:
-            raise ConfigError(f"--worker: found {text!r}, expected INDEX/COUNT such as 3/16")
-        return cls(index=int(match[1]), count=int(match[2]))
 
 
 def plan_shards(config: SynthesisConfig, out: Path) -> tuple[ShardPlan, ...]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.plan import ShardPlan, Worker
+from dreamforge.plan import ShardPlan
 from shared.errors import DreamSetError, FormatVersionError, IncompatibleError
 from shared.files import remove_stale_temporaries, sha256_of
 from shared.manifest import Manifest, parse_json, printable
 from shared.shards import read_index, read_shard, read_shard_attributes
 from shared.teacher import Teacher
+from shared.workers import Worker
 
 # Raised whenever the same arguments give other pixels than before (on the same device, with the
 # same PyTorch), so that no set is begun with one method and finished with another. Version 1 of
@@ -55,15 +56,26 @@ def refuse_other_runs(
     """
     planned = {shard.path for shard in shards}
     for path in _shards_at(out):
-        try:
-            differences = _differences(read_shard_attributes(path), attributes)
-        except FormatVersionError:
-            raise
-        except DreamSetError:
-            continue  # damaged: it is made again, or belongs to nobody
-        if path not in planned and not differences:
-            differences = [f"found {path.name}"]
-        _refuse(out, differences)
+        if refuse_foreign(out, path, attributes) and path not in planned:
+            _refuse(out, [f"found {path.name}"])
+
+
+def refuse_foreign(out: Path, path: Path, attributes: Mapping[str, Any]) -> bool:
+    """Check one shard, and return whether it is of this run; damaged or not there, it is nobody's.
+
+    Raises:
+        IncompatibleError: If it was made with other arguments.
+        FormatVersionError: If a newer dreamforge made it.
+    """
+    try:
+        found = read_shard_attributes(path)
+        differences = _differences(found, attributes)
+    except FormatVersionError:
+        raise
+    except DreamSetError:
+        return False
+    _refuse(out, differences)
+    return True
 
 
 def read_finished(

@@ -5,44 +5,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recover.cli_options import (
+    AS_JSON,
+    DREAMS,
+    EVAL_DATA,
+    FILE,
+    TEACHER,
+    open_real_images,
+    open_teacher,
+    percent,
+    recovery_options,
+    warn,
+)
+from recover.cli_prune import prune
+from recover.cli_sweep import SWEEP_COMMANDS
 from recover.config import PRESETS, RecoverConfig
 from shared.cli import (
     Tool,
     build_config,
     command_line,
-    config_options,
     emit,
     format_duration,
-    progress_display,
-    say,
     show_table,
     teacher_arguments,
     teacher_options,
 )
+from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
     from recover.plan import RecoveryPlan
     from recover.report import RecoveryReport
-    from shared.dreamset import DreamSet
-    from shared.evaldata import EvalData
-    from shared.spec import TeacherSpec
-    from shared.teacher import Teacher
 
 CONTEXT = {"auto_envvar_prefix": "RECOVER", "help_option_names": ["-h", "--help"]}
-FILE = click.Path(path_type=Path)
-EVAL_DATA = click.option(
-    "--eval-data",
-    metavar="SOURCE",
-    help="real images to judge by: a folder per class, or cifar10:ROOT",
-)
-TEACHER = click.option(
-    "--teacher",
-    "teacher_path",
-    type=FILE,
-    help="checkpoint of the teacher  "
-    "[default: embedded in the dream set, or at the path it records]",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 
 
 @click.group(cls=Tool, context_settings=CONTEXT)
@@ -56,23 +50,11 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--dreams", "dreams_path", type=FILE, required=True, help="index of the dream set")
+@DREAMS
 @click.option(
     "--out", type=FILE, help="folder of the results  [default: <dreams>-s<sparsity>, here]"
 )
-@TEACHER
-@teacher_options
-@EVAL_DATA
-@click.option(
-    "--allow-teacher-mismatch", is_flag=True, help="accept dreams of a teacher of other weights"
-)
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="default",
-    help="named settings; flags win over them",
-)
-@config_options(RecoverConfig)
+@recovery_options()
 @click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
@@ -108,18 +90,18 @@ def run(
 
     RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
     dreams = DreamSet.open(dreams_path)
-    teacher = _find_teacher(dreams, arguments)
+    teacher = open_teacher(dreams, arguments)
     mismatch = {"allow_teacher_mismatch": allow_teacher_mismatch}
     if dry_run:
         plan = plan_recovery(prepare(config, teacher, dreams, **mismatch))
-        _warn(plan.warnings)
+        warn(plan.warnings)
         emit(
             {**plan.to_json(), "out": str(out)},
             as_json=as_json,
             render=lambda: _show_plan(plan, out),
         )
         return
-    real = _open_eval_data(eval_data, teacher.spec)
+    real = open_real_images(eval_data, teacher.spec)
     with progress_display() as progress:
         report = recover_student(
             config,
@@ -132,7 +114,7 @@ def run(
             command=command_line(),
             **mismatch,
         )
-    _warn(report.warnings)
+    warn(report.warnings)
     emit(report.to_json(), as_json=as_json, render=lambda: _show_report(report))
 
 
@@ -180,31 +162,12 @@ def evaluate(
         if teacher_path is not None
         else None
     )
-    real = _open_eval_data(eval_data, student.classifier.spec)
+    real = open_real_images(eval_data, student.classifier.spec)
     with progress_display() as progress:
         verdict = examine_student(student, teacher, dreams, real, device, progress)
     record = {"student": str(path), **verdict.to_json()}
-    _warn(verdict.warnings)
+    warn(verdict.warnings)
     emit(record, as_json=as_json, render=lambda: _show_verdict(str(path), record))
-
-
-def _find_teacher(dreams: "DreamSet", arguments: dict[str, Any]) -> "Teacher":
-    from recover.sources import find_teacher
-
-    return find_teacher(dreams, arguments["teacher_path"], **teacher_arguments(arguments))
-
-
-def _open_eval_data(source: str | None, spec: "TeacherSpec") -> "EvalData | None":
-    if source is None:
-        return None
-    from shared.evaldata import open_eval_data
-
-    return open_eval_data(source, spec)
-
-
-def _warn(warnings: tuple[str, ...]) -> None:
-    for text in warnings:
-        say(f"recover: warning: {text}")
 
 
 def _show_report(report: "RecoveryReport") -> None:
@@ -212,8 +175,8 @@ def _show_report(report: "RecoveryReport") -> None:
     rows = [
         [
             name,
-            *([_percent(stage.accuracy)] if with_accuracy else []),
-            _percent(stage.agreement),
+            *([percent(stage.accuracy)] if with_accuracy else []),
+            percent(stage.agreement),
             f"{stage.num_nonzero:,}",
         ]
         for name, stage in report.stages.items()
@@ -252,14 +215,14 @@ def _show_verdict(path: str, record: dict[str, Any]) -> None:
         path,
         ["", "value"],
         [
-            ("accuracy on real images", _percent(record["accuracy"])),
-            ("agreement with the teacher on real images", _percent(record["agreement"])),
-            ("agreement with the teacher on dreams", _percent(record["agreement_on_dreams"])),
-            ("sparsity", _percent(record["sparsity"])),
+            ("accuracy on real images", percent(record["accuracy"])),
+            ("agreement with the teacher on real images", percent(record["agreement"])),
+            ("agreement with the teacher on dreams", percent(record["agreement_on_dreams"])),
+            ("sparsity", percent(record["sparsity"])),
             ("non-zero weights", f"{record['num_nonzero']:,} of {record['num_weights']:,}"),
         ],
     )
 
 
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+for _command in (prune, *SWEEP_COMMANDS):
+    main.add_command(_command)

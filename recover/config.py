@@ -22,6 +22,26 @@ class RecoverConfig:
     sparsity: float = option(
         0.8, "fraction of the prunable weights that become zero", min=0, below=1
     )
+    importance: str = option(
+        "magnitude",
+        "what makes a weight worth keeping: its absolute value, or chance (a control)",
+        choices=("magnitude", "random"),
+    )
+    allocation: str = option(
+        "global",
+        "how many weights each layer keeps; global: the best of the whole network; uniform: the "
+        "same share everywhere; erk: by the sum of its dimensions (Evci et al. 2020); lamp: "
+        "by magnitude relative to the layer's larger weights (Lee et al. 2021)",
+        choices=("global", "uniform", "erk", "lamp"),
+    )
+    keep: str | None = option(
+        None,
+        "tensors that are never pruned: glob patterns of their names, separated by commas; the "
+        "sparsity still counts all prunable weights",
+        metavar="PATTERNS",
+    )
+    keep_first: bool = option(False, "never prune the first layer")
+    keep_last: bool = option(False, "never prune the last layer")
     schedule: str = option(
         "gradual",
         "gradual: prune along a cubic curve while distilling; one-shot: prune, then distil",
@@ -83,6 +103,11 @@ class RecoverConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.allocation == "lamp" and self.importance != "magnitude":
+            raise ConfigError(
+                f"--allocation lamp: found --importance {self.importance}, expected magnitude, "
+                "which is what LAMP rescales"
+            )
         if self.final_repair and self.holdout == 0:
             raise ConfigError(
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"
@@ -104,6 +129,21 @@ class RecoverConfig:
             del record[name]
         return record
 
+
+# Of a run's options, those that `recover prune` has, too.
+PRUNING_OPTIONS = (
+    "sparsity",
+    "importance",
+    "allocation",
+    "keep",
+    "keep_first",
+    "keep_last",
+    "batch_size",
+    "repair_images",
+    "holdout",
+    "seed",
+    "device",
+)
 
 # Each preset holds what its source says; what the source leaves open keeps our default.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

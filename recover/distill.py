@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recover.allocation import choose_masks
 from recover.config import RecoverConfig
 from recover.folding import folded
-from recover.importance import magnitudes
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
-from recover.masks import Masks, global_masks
+from recover.masks import Masks
 from recover.schedule import is_pruning_step, learning_rate, sparsity_at
 from shared.augment import cutmix, random_flip, random_shift
 from shared.device import autocast, compute_dtype
@@ -188,7 +188,7 @@ class Distillation:
         return loss * self._factor
 
     def _prune(self, sparsity: float) -> None:
-        self.masks = global_masks(magnitudes(self.student, self.masks.kept), sparsity)
+        self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept)
         self.masks.apply(self.student)
         self.masks.apply_to_optimizer(self._optimizer, self.student)
 

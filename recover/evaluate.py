@@ -1,13 +1,14 @@
 """How good a network is: on real images where there are some, and always beside the teacher."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recover.importance import prunable_weights
 from recover.masks import num_nonzero
-from recover.report import StageRecord
+from recover.report import ClassRecord, StageRecord
 from shared.metrics import accuracy, agreement, predict
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.spec import TeacherSpec
@@ -93,30 +94,93 @@ class Judge:
         Agreement is measured on the real images where there are some, on the held-out dreams
         otherwise, and is None where the teacher's answers are not known.
         """
-        right, on_real = self._marks(network, self.real, name)
-        on_dreams = self.agreement_on_dreams(network, name)
+        return self.judge_by_class(network, name)[0]
+
+    def judge_by_class(
+        self, network: nn.Module, name: str
+    ) -> tuple[StageRecord, tuple[ClassRecord, ...]]:
+        """Return the same, and class by class what it is made of, from one look at the images."""
+        logits_on_real = self._answers(network, self.real, name)
+        logits_on_dreams = self._answers(network, self.dreams, name)
+        right, on_real = _marks(self.real, logits_on_real)
+        on_dreams = _marks(self.dreams, logits_on_dreams)[1]
         num_left = num_nonzero(network)
         num_weights = sum(weight.numel() for weight in prunable_weights(network).values())
-        return StageRecord(
+        stage = StageRecord(
             accuracy=right,
             agreement=on_dreams if self.real is None else on_real,
             agreement_on_dreams=on_dreams,
             sparsity=1 - num_left / num_weights,
             num_nonzero=num_left,
         )
+        if self.real is not None:
+            return stage, _class_records(self.real, logits_on_real)
+        return stage, _class_records(self.dreams, logits_on_dreams)
 
     def agreement_on_dreams(self, network: nn.Module, name: str) -> float | None:
         """Return the agreement with the teacher on the held-out dreams; None without any."""
-        return self._marks(network, self.dreams, name)[1]
+        return _marks(self.dreams, self._answers(network, self.dreams, name))[1]
 
-    def _marks(
-        self, network: nn.Module, exam: Exam | None, name: str
-    ) -> tuple[float | None, float | None]:
-        """Return accuracy and agreement, each None where it cannot be known."""
+    def _answers(self, network: nn.Module, exam: Exam | None, name: str) -> Tensor | None:
         if exam is None:
-            return None, None
-        logits = answers(network, exam.images, self.spec, name=name, progress=self.progress)
-        right = None if exam.labels is None else accuracy(logits, exam.labels)
-        if exam.teacher_logits is None:
-            return right, None
-        return right, agreement(logits, exam.teacher_logits)
+            return None
+        return answers(network, exam.images, self.spec, name=name, progress=self.progress)
+
+
+def _marks(exam: Exam | None, logits: Tensor | None) -> tuple[float | None, float | None]:
+    """Return accuracy and agreement, each None where it cannot be known."""
+    if exam is None or logits is None:
+        return None, None
+    right = None if exam.labels is None else accuracy(logits, exam.labels)
+    if exam.teacher_logits is None:
+        return right, None
+    return right, agreement(logits, exam.teacher_logits)
+
+
+def _class_records(exam: Exam | None, logits: Tensor | None) -> tuple[ClassRecord, ...]:
+    """Return one record per class; none without the teacher's answers."""
+    if exam is None or logits is None or exam.teacher_logits is None:
+        return ()
+    num_classes = logits.shape[1]
+    student, teacher = logits.argmax(1), exam.teacher_logits.argmax(1)
+    num_images, agreed = [0] * num_classes, [0] * num_classes
+    confused: list[tuple[int, int | None]] = [(0, None)] * num_classes
+    # The confusion matrix, without the memory for its zeros.
+    pairs, counts = (teacher * num_classes + student).unique(return_counts=True)
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        label, answer = divmod(pair, num_classes)
+        num_images[label] += count
+        if answer == label:
+            agreed[label] = count
+        elif count > confused[label][0]:
+            confused[label] = (count, answer)
+    on_truth = _by_true_class(exam.labels, teacher, student, num_classes)
+    return tuple(
+        ClassRecord(
+            label=label,
+            num_images=num_images[label],
+            agreement=agreed[label] / num_images[label] if num_images[label] else None,
+            confused_with=confused[label][1],
+            num_confused=confused[label][0],
+            **on_truth[label],
+        )
+        for label in range(num_classes)
+    )
+
+
+def _by_true_class(
+    labels: Tensor | None, teacher: Tensor, student: Tensor, num_classes: int
+) -> list[dict[str, Any]]:
+    """Return size and accuracies by true class: the rest of a ClassRecord."""
+    if labels is None:
+        return [{} for _ in range(num_classes)]
+    totals = labels.bincount(minlength=num_classes).tolist()
+    rights = {
+        name: labels[answer == labels].bincount(minlength=num_classes).tolist()
+        for name, answer in (("teacher_accuracy", teacher), ("accuracy", student))
+    }
+    return [
+        {"num_labelled": total}
+        | {name: right[label] / total if total else None for name, right in rights.items()}
+        for label, total in enumerate(totals)
+    ]

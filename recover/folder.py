@@ -40,6 +40,11 @@ class RunFolder:
     def _files(self) -> tuple[Path, ...]:
         return (self.report, self.checkpoint, self.metrics, self.student)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds a finished run."""
+        return self.report.is_file()
+
     def refuse_finished(self, *, overwrite: bool) -> None:
         """Raise a ConfigError if the folder cannot take a run; touch nothing."""
         if self.path.exists() and not self.path.is_dir():
@@ -80,14 +85,25 @@ class RunFolder:
         """Remove the checkpoint: the results are in place."""
         self.checkpoint.unlink(missing_ok=True)
 
+    def refuse_other_arguments(self) -> None:
+        """Raise an IncompatibleError if an unfinished run here has others; touch nothing."""
+        if self.checkpoint.exists():
+            self._refuse_other_arguments(json.loads(load_state(self.checkpoint)["arguments"]))
+
     def _refuse_other_arguments(self, before: Mapping[str, Any]) -> None:
-        changes = [
-            f"{name} {before.get(name)} (now {self._arguments.get(name)})"
-            for name in sorted(before.keys() | self._arguments.keys())
-            if before.get(name) != self._arguments.get(name)
-        ]
+        changes = changed_arguments(before, self._arguments)
         if changes:
             raise IncompatibleError(
                 f"--out {self.path}: holds an unfinished run with {', '.join(changes[:3])}; "
                 "repeat its command to go on, or start again with --overwrite"
             )
+
+
+def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return ``--lr 0.05 (now 0.01)`` for everything that differs, sorted by name."""
+    now = json.loads(json.dumps(now))  # as a file has it: lists for tuples
+    return [
+        f"{name} {before.get(name)} (now {now.get(name)})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from recover.config import RecoverConfig
+from shared.seeding import generator
+
 PRUNED = -1.0  # below every magnitude: what is pruned stays pruned
 
 
@@ -39,6 +42,42 @@ def magnitudes(network: nn.Module, kept: Mapping[str, Tensor] | None = None) -> 
     scores = {
         name: weight.detach().abs().float() for name, weight in prunable_weights(network).items()
     }
+    return _without_pruned(scores, kept)
+
+
+def random_importance(
+    network: nn.Module, seed: int, kept: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return a random score in [0, 1) for every prunable weight, float32: the control experiment.
+
+    The scores depend on the seed and the weight's name alone, so that masks chosen at one step of
+    a gradual run contain those of the next, on any device.
+
+    Args:
+        network: Any network.
+        seed: Of the draws.
+        kept: As for :func:`magnitudes`.
+    """
+    scores = {}
+    for name, weight in prunable_weights(network).items():
+        draws = torch.rand(weight.shape, generator=generator(seed, "importance", name))
+        scores[name] = torch.empty_like(weight, dtype=torch.float32, requires_grad=False)
+        scores[name].copy_(draws)
+    return _without_pruned(scores, kept)
+
+
+def importance(
+    network: nn.Module, config: RecoverConfig, kept: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return the scores that ``config.importance`` names; ``kept`` as for :func:`magnitudes`."""
+    if config.importance == "random":
+        return random_importance(network, config.seed, kept)
+    return magnitudes(network, kept)
+
+
+def _without_pruned(
+    scores: dict[str, Tensor], kept: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
     for name, mask in (kept or {}).items():
         scores[name].masked_fill_(~mask, PRUNED)
     return scores

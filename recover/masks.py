@@ -117,12 +117,26 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     pieces = kept.split([score.numel() for score in scores.values()])
     return Masks(
         {
-            # In the score's memory format, so that masking never crosses formats.
-            name: torch.empty_like(score, dtype=torch.bool).copy_(piece.view(score.shape))
+            name: _shaped_like(score, piece)
             for (name, score), piece in zip(scores.items(), pieces, strict=True)
         },
         num_kept,
     )
+
+
+@torch.no_grad()
+def layerwise_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Masks:
+    """Keep the best-scored ``counts[name]`` entries of every weight; among equals the first.
+
+    Args:
+        scores: Importance by weight, any shapes, without NaN.
+        counts: For every weight, from 0 to its number of entries.
+    """
+    kept = {
+        name: _shaped_like(score, _best(score.reshape(-1), counts[name]))
+        for name, score in scores.items()
+    }
+    return Masks(kept, sum(counts[name] for name in scores))
 
 
 def dense_masks(network: nn.Module) -> Masks:
@@ -139,6 +153,11 @@ def num_nonzero(network: nn.Module) -> int:
     return sum(
         int(weight.detach().count_nonzero()) for weight in prunable_weights(network).values()
     )
+
+
+def _shaped_like(score: Tensor, kept: Tensor) -> Tensor:
+    # In the score's memory format, so that masking never crosses formats.
+    return torch.empty_like(score, dtype=torch.bool).copy_(kept.view(score.shape))
 
 
 def _best(scores: Tensor, num_kept: int) -> Tensor:

@@ -10,15 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recover.allocation import choose_masks
 from recover.config import RecoverConfig
+from recover.costs import measure_costs
 from recover.distill import Distillation, distill
 from recover.evaluate import Judge, exam_beside
 from recover.export import save_student
 from recover.folder import RunFolder
 from recover.holdout import images_of
-from recover.importance import magnitudes, prunable_weights
+from recover.importance import prunable_weights
 from recover.journal import Journal
-from recover.masks import Masks, dense_masks, global_masks
+from recover.masks import Masks, dense_masks
 from recover.preparation import Setup, prepare, run_arguments
 from recover.repair import repair_batch_norm
 from recover.report import RecoveryReport, StageRecord
@@ -96,7 +98,7 @@ def recover_student(
     student, masks = run.student.eval(), run.masks
     if config.final_repair:
         student = _repaired_if_no_worse(setup, student, judge)
-    stages["recovered"] = judge.judge(student, "recovered student")
+    stages["recovered"], classes = judge.judge_by_class(student, "recovered student")
 
     save_student(folder.student, student, masks, setup.teacher.spec, _facts(setup))
     report = RecoveryReport(
@@ -109,25 +111,28 @@ def recover_student(
         layers=tuple(masks.layers()),
         config=config.to_json(),
         provenance=_provenance(setup, eval_data, command),
-        warnings=(*setup.warnings, *_empty_layer_warnings(masks)),
+        warnings=(*setup.warnings, *empty_layer_warnings(masks)),
+        classes=classes,
+        costs=measure_costs(student, setup.teacher.network, setup.teacher.spec.image_shape),
     )
     write_json(folder.report, report.to_json())
     folder.finish()
     return report
 
 
-def pruned_copy(teacher: Teacher, sparsity: float) -> tuple[nn.Module, Masks]:
-    """Return a copy of the teacher's network, pruned by magnitude, and its masks.
+def pruned_copy(teacher: Teacher, config: RecoverConfig) -> tuple[nn.Module, Masks]:
+    """Return a copy of the teacher's network, pruned in one shot, and its masks.
 
     Raises:
         IncompatibleError: If the network has nothing to prune.
+        ConfigError: If the config's layers to keep are not there, or too large for its sparsity.
     """
     network = copy.deepcopy(teacher.network)
     if not prunable_weights(network):
         raise IncompatibleError(
             f"{teacher.spec.architecture}: no convolution or linear layer to prune"
         )
-    masks = global_masks(magnitudes(network), sparsity)
+    masks = choose_masks(network, config, config.sparsity)
     masks.apply(network)
     return network, masks
 
@@ -160,7 +165,7 @@ def _prune_and_repair(
 ) -> tuple[dict[str, StageRecord], nn.Module, Masks]:
     config, teacher = setup.config, setup.teacher
     stages = {"teacher": judge.judge(teacher.network, "teacher")}
-    network, masks = pruned_copy(teacher, config.sparsity)
+    network, masks = pruned_copy(teacher, config)
     stages["pruned"] = stages["repaired"] = judge.judge(network, "pruned network")
     if _repair(setup, network):
         stages["repaired"] = judge.judge(network, "repaired network")
@@ -244,7 +249,8 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
     }
 
 
-def _empty_layer_warnings(masks: Masks) -> list[str]:
+def empty_layer_warnings(masks: Masks) -> list[str]:
+    """Return a sentence that names the layers of which nothing is kept, if there are any."""
     names = masks.empty_layers()
     if not names:
         return []

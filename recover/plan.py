@@ -61,7 +61,7 @@ def plan_recovery(setup: Setup) -> RecoveryPlan:
         IncompatibleError: If the network has nothing to prune.
     """
     config, spec = setup.config, setup.teacher.spec
-    pruned, masks = pruned_copy(setup.teacher, config.sparsity)
+    pruned, masks = pruned_copy(setup.teacher, config)
     num_weights, num_kept = masks.num_weights, masks.num_kept
     student, masks = start_of_distillation(config, setup.teacher, pruned, masks)
     reset_peak_memory(setup.device)

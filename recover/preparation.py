@@ -1,10 +1,12 @@
 """Everything a run needs before the first forward pass, checked against each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
 from shared.device import resolve_device
@@ -55,13 +57,15 @@ def prepare(
     """Return the setup of a run; the teacher moves to the config's device.
 
     Raises:
-        ConfigError: If the device is not there.
+        ConfigError: If the device is not there, or layers to keep are not, or are too large for
+            the sparsity.
         IncompatibleError: If the dreams are not this teacher's, have another shape or other
             classes, or are too few.
     """
     warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
     device = resolve_device(config.device)
     config = config.resolve(teacher.spec.image_shape)
+    whole_layers(teacher.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)
     warnings += _count(dreams, split, config, teacher.spec.num_classes)
     feed = Feed(dreams, split.train, config.batch_size, device, config.seed)
@@ -78,13 +82,23 @@ def prepare(
 
 def run_arguments(setup: Setup, num_eval_images: int | None) -> dict[str, Any]:
     """Return what decides the result of a run, by the names that users know."""
-    config = {
-        "--" + name.replace("_", "-"): value for name, value in setup.config.identity().items()
-    }
+    return named_arguments(
+        setup.config.identity(),
+        setup.teacher.spec.fingerprint,
+        setup.dreams.manifest.digest(),
+        num_eval_images,
+    )
+
+
+def named_arguments(
+    identity: Mapping[str, Any], teacher: object, dreams: object, num_eval_images: object
+) -> dict[str, Any]:
+    """Return the same from its parts: a config's identity, a fingerprint, a digest, a count."""
+    config = {"--" + name.replace("_", "-"): value for name, value in identity.items()}
     return {
         **config,
-        "teacher": setup.teacher.spec.fingerprint,
-        "dreams": setup.dreams.manifest.digest(),
+        "teacher": teacher,
+        "dreams": dreams,
         "images of --eval-data": num_eval_images,
     }
 

@@ -1,10 +1,14 @@
 """What a recovery run found, as a record that programs read."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recover.costs import Costs
 from recover.masks import LayerCount
+from shared.errors import InputFileError
 
 STAGES = ("teacher", "pruned", "repaired", "recovered")
 
@@ -30,6 +34,33 @@ class StageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRecord:
+    """What became of one class: which images the student no longer sees as the teacher does.
+
+    Measured on the real images where there are some, else on the held-out dreams.
+
+    Attributes:
+        label: Of the class.
+        num_images: That the teacher puts into the class.
+        agreement: Fraction of them that the student puts there, too; None without any.
+        confused_with: Label that the student gives most of the others, None if there are none.
+        num_confused: How many it gives that one.
+        num_labelled: Images whose true class it is; None where the truth is not known.
+        teacher_accuracy: Fraction of those that the teacher gets right.
+        accuracy: Fraction of those that the student gets right.
+    """
+
+    label: int
+    num_images: int
+    agreement: float | None
+    confused_with: int | None
+    num_confused: int
+    num_labelled: int | None = None
+    teacher_accuracy: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryReport:
     """The result of one run of ``recover run``.
 
@@ -47,6 +78,8 @@ class RecoveryReport:
         config: The resolved config.
         provenance: Teacher, dream set, versions, device, command and date.
         warnings: One sentence each.
+        classes: The student beside the teacher, class by class; empty where nothing was measured.
+        costs: Storage, multiply-adds and latency; None in reports of earlier versions.
     """
 
     sparsity: float
@@ -62,6 +95,8 @@ class RecoveryReport:
     config: dict[str, Any]
     provenance: dict[str, Any]
     warnings: tuple[str, ...]
+    classes: tuple[ClassRecord, ...] = ()
+    costs: Costs | None = None
 
     @property
     def stages(self) -> dict[str, StageRecord]:
@@ -71,3 +106,95 @@ class RecoveryReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Any, origin: str) -> "RecoveryReport":
+        """Return the report of a parsed ``report.json``; unknown keys are ignored.
+
+        Strings in it are as the file has them: whoever shows them escapes them.
+
+        Args:
+            record: As parsed.
+            origin: Names the file in errors.
+
+        Raises:
+            InputFileError: If a key is missing or a value has the wrong type.
+        """
+        try:
+            return cls(
+                sparsity=_number(_fraction(record["sparsity"])),
+                **{name: _stage(record[name]) for name in STAGES},
+                seconds=_number(record["seconds"]),
+                out=str(record["out"]),
+                num_weights=_count(record["num_weights"]),
+                num_kept=_count(record["num_kept"]),
+                layers=tuple(map(_layer, record["layers"])),
+                config=dict(_mapping(record["config"])),
+                provenance=dict(_mapping(record["provenance"])),
+                warnings=tuple(map(str, record["warnings"])),
+                classes=tuple(_known(ClassRecord, entry) for entry in record.get("classes", ())),
+                costs=_known(Costs, record["costs"]) if record.get("costs") else None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputFileError(
+                f"{origin}: no report of recover run ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:80]})"
+            ) from error
+
+
+def _stage(record: Any) -> StageRecord:
+    return StageRecord(
+        accuracy=_fraction(record["accuracy"]),
+        agreement=_fraction(record["agreement"]),
+        agreement_on_dreams=_fraction(record["agreement_on_dreams"]),
+        sparsity=_number(record["sparsity"]),
+        num_nonzero=_count(record["num_nonzero"]),
+    )
+
+
+def _layer(record: Any) -> LayerCount:
+    return LayerCount(
+        name=str(record["name"]),
+        shape=tuple(_count(size) for size in record["shape"]),
+        kept=_count(record["kept"]),
+    )
+
+
+def _known(kind: Any, record: Any) -> Any:
+    """Return a flat record of numbers and strings as its dataclass."""
+    names = {field.name: field.type for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in _mapping(record).items() if name in names}
+    for name, value in values.items():
+        if names[name] is str:
+            values[name] = str(value)
+        elif value is not None:
+            values[name] = _count(value) if "int" in str(names[name]) else _number(value)
+        elif "None" not in str(names[name]):
+            raise TypeError(f"{name} is missing")
+    return kind(**values)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"found {type(value).__name__}, expected an object")
+    return value
+
+
+def _fraction(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not 0 <= _number(value) <= 1:
+        raise ValueError(f"found {value!r:.40}, expected a fraction")
+    return float(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"found {value!r:.40}, expected a number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"found {value!r:.40}, expected a whole number")
+    return value

@@ -9,7 +9,6 @@ import json
 import shlex
 import signal
 import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,17 +18,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from shared.config import flag_of, options_of
 from shared.errors import ConfigError, DreamforgeError, InputFileError
 from shared.options_file import read_options
-from shared.progress import Progress, ProgressCallback
 
-SECONDS_BETWEEN_LINES = 30.0
+_NO_TERMINAL = 1000  # columns
 
 
 class Tool(click.Group):
@@ -139,8 +135,12 @@ def _key(option: click.Option) -> str:
     return first.lstrip("-").replace("-", "_")
 
 
-def config_options(config_class: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def config_options(
+    config_class: Any, without: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds one flag for every :func:`shared.config.option` of a config.
+
+    But for the fields named in ``without``.
 
     Flags that are not given arrive as None, so that :func:`build_config` can tell them from
     presets and defaults.
@@ -148,6 +148,8 @@ def config_options(config_class: Any) -> Callable[[Callable[..., Any]], Callable
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field, chosen in reversed(options_of(config_class)):
+            if field.name in without:
+                continue
             kind = _plain_type(field.type)
             flag, text = flag_of(field), chosen.help
             names = [flag, field.name]
@@ -282,7 +284,9 @@ def command_line() -> str:
     return f"{click.get_current_context().find_root().info_name} {shlex.join(sys.argv[1:])}"
 
 
-def emit(record: Mapping[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
+def emit(
+    record: Mapping[str, Any] | Sequence[Any], *, as_json: bool, render: Callable[[], None]
+) -> None:
     """Put the result on stdout: ``record`` as JSON, or whatever ``render`` prints."""
     if as_json:
         click.echo(json.dumps(record, indent=2, allow_nan=False))
@@ -298,14 +302,24 @@ def say(text: str) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to stdout; the first column is left-aligned, numbers to the right.
 
-    Cells are plain text: markup in a file's strings stays text.
+    Cells are plain text: markup in a file's strings stays text. Where all columns are nameless,
+    it is a list of facts, without a head and with all cells to the left. Names in the first column
+    of a table are never wrapped, and nothing is where no terminal sets a width.
     """
-    table = Table(title=Text(title), title_justify="left")
+    headed = any(columns)
+    table = Table(title=Text(title), title_justify="left", show_header=headed)
     for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if number else "left")
+        justify: Any = "right" if number and headed else "left"
+        table.add_column(
+            Text(column),
+            justify=justify,
+            overflow="fold",  # digests stay whole
+            no_wrap=headed and number == 0,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    width = None if Console().is_terminal else _NO_TERMINAL
+    Console(highlight=False, width=width).print(table)
 
 
 def format_duration(seconds: float) -> str:
@@ -313,63 +327,3 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-@contextmanager
-def progress_display() -> Iterator[ProgressCallback]:
-    """Yield a callback that shows progress: a bar on a terminal, else a line every 30 s.
-
-    A dumb terminal cannot move its cursor and gets lines, too.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield _line_printer(time.monotonic)
-        return
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]}"),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-    )
-    tasks: dict[str, Any] = {}
-
-    def show(report: Progress) -> None:
-        if report.stage not in tasks:
-            tasks[report.stage] = bars.add_task(report.stage, total=report.total, done="", facts="")
-        bars.update(
-            tasks[report.stage],
-            completed=report.done,
-            total=report.total,
-            done=f"{report.done:g}/{report.total:g} {report.unit}",
-            facts=_facts(report),
-        )
-
-    with bars:
-        yield show
-
-
-def _line_printer(clock: Callable[[], float]) -> ProgressCallback:
-    """Print a report when its stage starts to move, ends, or was silent for half a minute."""
-    begun: dict[str, tuple[float, float]] = {}  # stage -> (seconds, done) at the first report
-    printed: dict[str, float] = {}
-
-    def show(report: Progress) -> None:
-        now = clock()
-        started, done_before = begun.setdefault(report.stage, (now, report.done))
-        finished = report.done >= report.total
-        if not finished and now - printed.get(report.stage, started) < SECONDS_BETWEEN_LINES:
-            return
-        printed[report.stage] = now
-        rate = (report.done - done_before) / max(now - started, 1e-9)
-        eta = "" if finished or rate <= 0 else f", eta {(report.total - report.done) / rate:.0f} s"
-        say(f"{report.stage}: {report.done:g}/{report.total:g} {report.unit}{eta}{_facts(report)}")
-
-    return show
-
-
-def _facts(report: Progress) -> str:
-    return "".join(f"  {name} {value:.4g}" for name, value in report.facts.items())

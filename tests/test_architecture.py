@@ -19,7 +19,11 @@ CLIS = {
     "dreamforge/cli_convert.py",
     "dreamforge/cli_sets.py",
     "recover/cli.py",
+    "recover/cli_prune.py",
+    "recover/cli_options.py",
+    "recover/cli_sweep.py",
     "shared/cli.py",
+    "shared/cli_progress.py",
 }
 ONLY_IN = {"click": CLIS, "rich": CLIS, "h5py": {"shared/shards.py", "shared/opener.py"}}
 TORCH_FREE = {"dreamforge/config.py", "recover/config.py", "shared/config.py"} | CLIS

@@ -19,7 +19,6 @@ from dreamforge.filter import Criteria, filter_set
 from dreamforge.forge import synthesize
 from dreamforge.journal import Journal
 from dreamforge.pack import pack
-from dreamforge.plan import Worker
 from shared import shards as shards_module
 from shared.dreamset import DreamSet
 from shared.errors import (
@@ -31,6 +30,7 @@ from shared.errors import (
 from shared.files import sha256_of
 from shared.shards import read_index, read_shard, read_shard_attributes, write_shard
 from shared.teacher import Teacher
+from shared.workers import Worker
 
 CPU = torch.device("cpu")
 FACTS = {"license": "CC0-1.0"}
@@ -308,6 +308,27 @@ def test_a_shard_that_another_process_made_meanwhile_is_not_made_twice(
     assert (inner[1].num_made, result.num_made) == (3, 1)
     assert result.finished
     assert DreamSet.open(out).read(0, 24)
+
+
+def test_two_commands_on_one_output_do_not_mix(tiny_teacher, tiny_config, tmp_path, monkeypatch):
+    """Both found an empty folder; the slower one stops, and leaves the other's set alone."""
+    out = tmp_path / "dreams.h5"
+    other = SynthesisConfig(**{**tiny_config.to_json(), "seed": 1})
+    original, inner = engine.Engine.synthesize, []
+
+    def slower(self, *args):
+        if not inner:
+            inner.append(None)
+            synthesize(tiny_teacher, other, out, CPU)
+        return original(self, *args)
+
+    monkeypatch.setattr(engine.Engine, "synthesize", slower)
+    with pytest.raises(IncompatibleError, match="seed was 1, now 0"):
+        synthesize(tiny_teacher, tiny_config, out, CPU)
+
+    finished = DreamSet.open(out)
+    finished.read(0, 24)
+    assert finished.manifest.synthesis["seed"] == 1
 
 
 def make(teacher: Teacher, config: SynthesisConfig, out: Path, barrier) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def same(found: DreamBatch, expected: DreamBatch) -> bool:
 def test_info_says_what_is_in_the_set(runner, dreams):
     text = run(runner, "info", dreams).stdout
     assert "24 of 3x8x8" in text
-    assert "2.00" in text  # hours
+    assert "2.00 h" in text
+    assert read_index(dreams).manifest.digest() in "".join(re.findall(r"[0-9a-f]+", text))
     assert "CC0-1.0" in text
 
     record = json.loads(run(runner, "info", dreams, "--json").stdout)

@@ -11,10 +11,10 @@ import torch
 
 from dreamforge import forge
 from dreamforge.forge import synthesize
-from dreamforge.plan import Worker
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.files import sha256_of
+from shared.workers import Worker
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,14 @@ import torch
 from recover_fixtures import ODD_NUM_WEIGHTS, odd_network
 from torch import nn
 
-from recover.importance import PRUNED, magnitudes, prunable_weights
+from recover.config import RecoverConfig
+from recover.importance import (
+    PRUNED,
+    importance,
+    magnitudes,
+    prunable_weights,
+    random_importance,
+)
 
 
 def test_convolutions_and_linear_layers_are_prunable_but_neither_biases_nor_batch_norm() -> None:
@@ -50,3 +57,30 @@ def test_what_is_pruned_scores_less_than_a_kept_zero() -> None:
 
     assert scores["weight"].tolist() == [[PRUNED, 0.0, 1.0]]
     assert PRUNED < 0
+
+
+def test_random_scores_depend_on_seed_and_name_alone() -> None:
+    network, other = odd_network(0), odd_network(1).to(memory_format=torch.channels_last)
+
+    scores, again = random_importance(network, 7), random_importance(other, 7)
+
+    assert scores.keys() == prunable_weights(network).keys()
+    for name, score in scores.items():
+        assert torch.equal(score, again[name])
+        assert not torch.equal(score, random_importance(network, 8)[name])
+        assert 0 <= float(score.min()) <= float(score.max()) < 1
+        assert not score.requires_grad
+    assert again["stem.weight"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_config_says_which_scores() -> None:
+    network = odd_network()
+    kept = {"head.weight": torch.zeros(4, 8, dtype=torch.bool)}
+
+    for name, expected in (
+        ("magnitude", magnitudes(network, kept)),
+        ("random", random_importance(network, 3, kept)),
+    ):
+        found = importance(network, RecoverConfig(importance=name, seed=3), kept)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        assert (found["head.weight"] == PRUNED).all()

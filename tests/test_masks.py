@@ -4,7 +4,13 @@ from recover_fixtures import ODD_NUM_WEIGHTS, odd_network
 from torch import nn
 
 from recover.importance import magnitudes, prunable_weights
-from recover.masks import dense_masks, global_masks, num_nonzero, num_weights_kept
+from recover.masks import (
+    dense_masks,
+    global_masks,
+    layerwise_masks,
+    num_nonzero,
+    num_weights_kept,
+)
 
 
 def test_the_largest_weights_of_the_whole_network_are_kept() -> None:
@@ -132,3 +138,14 @@ def test_layers_are_listed_and_empty_ones_named() -> None:
         ("b", (2,), 2),
     ]
     assert masks.empty_layers() == ["a"]
+
+
+def test_layer_by_layer_each_keeps_its_own_best() -> None:
+    scores = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([8.0, 9.0, 8.0])}
+
+    masks = layerwise_masks(scores, {"a": 1, "b": 2})
+
+    assert masks.kept["a"].tolist() == [[False, True]]
+    assert masks.kept["b"].tolist() == [True, True, False]  # ties go to the first
+    assert masks.num_kept == 3
+    assert layerwise_masks(scores, {"a": 0, "b": 3}).empty_layers() == ["a"]

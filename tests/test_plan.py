@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.plan import Worker, plan_shards
+from dreamforge.plan import plan_shards
 from shared.errors import ConfigError
+from shared.workers import Worker
 
 
 @pytest.mark.parametrize("num_images", [2, 255, 256, 257, 1000, 5000])

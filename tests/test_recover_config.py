@@ -1,6 +1,6 @@
 import pytest
 
-from recover.config import PRESETS, RecoverConfig
+from recover.config import PRESETS, PRUNING_OPTIONS, RecoverConfig
 from shared.cli import build_config
 from shared.errors import ConfigError
 
@@ -15,6 +15,11 @@ from shared.errors import ConfigError
         ({"batch_size": 1}, "--batch-size: found 1, expected at least 2"),
         ({"lr": float("nan")}, "--lr: found nan, expected a finite number"),
         ({"final_repair": True, "holdout": 0.0}, "--final-repair: found --holdout 0"),
+        ({"allocation": "snip"}, "--allocation: found snip, expected one of global, uniform, erk"),
+        (
+            {"allocation": "lamp", "importance": "random"},
+            "--allocation lamp: found --importance random, expected magnitude",
+        ),
     ],
 )
 def test_impossible_values_are_refused_by_the_flags_name(
@@ -59,3 +64,7 @@ def test_where_and_how_often_is_no_part_of_a_runs_identity() -> None:
 
     assert here.identity() == there.identity()
     assert here.identity() != RecoverConfig(lr=0.1).identity()
+
+
+def test_the_options_of_pruning_alone_are_options_of_a_run() -> None:
+    assert set(PRUNING_OPTIONS) <= set(RecoverConfig().to_json())

@@ -7,7 +7,7 @@ import click
 import pytest
 import torch
 
-from shared import cli
+from shared import cli, cli_progress
 from shared.config import option, validate
 from shared.errors import (
     CheckpointError,
@@ -212,7 +212,7 @@ def test_json_and_tables_go_to_stdout_and_markup_stays_text(capsys):
 
 def test_without_a_terminal_progress_is_a_line_every_half_minute(capsys):
     now = [0.0]
-    show = cli._line_printer(lambda: now[0])
+    show = cli_progress._line_printer(lambda: now[0])
     for second in range(0, 101, 10):
         now[0] = float(second)
         show(Progress(stage="work", done=second, total=100, unit="steps", facts={"loss": 0.5}))
@@ -224,7 +224,7 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute(capsys):
 
 
 def test_nothing_is_drawn_when_stderr_is_no_terminal(capsys):
-    with cli.progress_display() as show:
+    with cli_progress.progress_display() as show:
         show(Progress(stage="work", done=1, total=1, unit="steps"))
 
     assert capsys.readouterr().err == "work: 1/1 steps\n"

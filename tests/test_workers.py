@@ -1,8 +1,7 @@
 import pytest
 
-from dreamforge.plan import Worker
-from dreamforge.workers import find_worker
 from shared.errors import ConfigError
+from shared.workers import Worker, find_worker
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,86 @@
+"""Options and remarks that several commands of ``recover`` share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recover.config import PRESETS, RecoverConfig
+from shared.cli import config_options, say, teacher_arguments, teacher_options
+
+if TYPE_CHECKING:
+    from shared.dreamset import DreamSet
+    from shared.evaldata import EvalData
+    from shared.spec import TeacherSpec
+    from shared.teacher import Teacher
+
+FILE = click.Path(path_type=Path)
+DREAMS = click.option(
+    "--dreams", "dreams_path", type=FILE, required=True, help="index of the dream set"
+)
+EVAL_DATA = click.option(
+    "--eval-data",
+    metavar="SOURCE",
+    help="real images to judge by: a folder per class, or cifar10:ROOT",
+)
+TEACHER = click.option(
+    "--teacher",
+    "teacher_path",
+    type=FILE,
+    help="checkpoint of the teacher  "
+    "[default: embedded in the dream set, or at the path it records]",
+)
+MISMATCH = click.option(
+    "--allow-teacher-mismatch", is_flag=True, help="accept dreams of a teacher of other weights"
+)
+PRESET = click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="default",
+    help="named settings; flags win over them",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
+
+
+def recovery_options(*, without: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Return a decorator with everything that decides a recovery, but for the dream set.
+
+    Args:
+        without: Fields of the config that the command has its own option for.
+    """
+    config = config_options(RecoverConfig, without)
+
+    def decorate(command: Any) -> Any:
+        for option in (config, PRESET, MISMATCH, EVAL_DATA, teacher_options, TEACHER):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def open_teacher(dreams: "DreamSet", arguments: dict[str, Any]) -> "Teacher":
+    """Return the teacher that the options or the dream set name."""
+    from recover.sources import find_teacher
+
+    return find_teacher(dreams, arguments["teacher_path"], **teacher_arguments(arguments))
+
+
+def open_real_images(source: str | None, spec: "TeacherSpec") -> "EvalData | None":
+    """Return the images of ``--eval-data``, None without."""
+    if source is None:
+        return None
+    from shared.evaldata import open_eval_data
+
+    return open_eval_data(source, spec)
+
+
+def warn(warnings: tuple[str, ...]) -> None:
+    """Print each warning to stderr."""
+    for text in warnings:
+        say(f"recover: warning: {text}")
+
+
+def percent(fraction: float | None) -> str:
+    """Return ``81.60 %``, or a dash for None."""
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -1,0 +1,166 @@
+"""``recover prune``: what pruning does to every layer, before a run is paid for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
+from recover.config import PRUNING_OPTIONS, RecoverConfig
+from shared.cli import (
+    build_config,
+    command_line,
+    config_options,
+    emit,
+    show_table,
+    teacher_arguments,
+    teacher_options,
+)
+from shared.cli_progress import progress_display
+from shared.config import options_of
+
+if TYPE_CHECKING:
+    from recover.prune import PruningPlan
+    from recover.report import RecoveryReport
+    from shared.dreamset import DreamSet
+    from shared.teacher import Teacher
+
+OTHER_OPTIONS = tuple(
+    field.name for field, _ in options_of(RecoverConfig) if field.name not in PRUNING_OPTIONS
+)
+
+
+@click.command()
+@TEACHER
+@teacher_options
+@click.option("--dreams", "dreams_path", type=FILE, help="dream set to measure and repair on")
+@MISMATCH
+@config_options(RecoverConfig, OTHER_OPTIONS)
+@click.option(
+    "--sensitivity-images",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
+    help="dreams that every layer is measured on; 0: none",
+)
+@click.option("--out", type=FILE, help="folder for the pruned student  [default: write nothing]")
+@click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
+@click.option("--dry-run", is_flag=True, help="show the table, write nothing even with --out")
+@AS_JSON
+def prune(
+    dreams_path: Path | None,
+    allow_teacher_mismatch: bool,  # noqa: FBT001
+    sensitivity_images: int,
+    out: Path | None,
+    overwrite: bool,  # noqa: FBT001
+    dry_run: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **arguments: Any,
+) -> None:
+    """Show what pruning does to every layer; with --out, prune in one shot and save the student.
+
+    Energy lost is the part of a layer's squared weights that is pruned. With --dreams each layer's
+    sensitivity is measured, too: the network's agreement with the teacher when that layer alone is
+    pruned to --sparsity, with no repair; the last line is the network with all layers pruned. A
+    student saved with --dreams has its BatchNorm statistics estimated again on them.
+
+    \b
+    Examples:
+      recover prune --teacher resnet20.pt --sparsity 0.9
+      recover prune --dreams dreams.h5 --sparsity 0.9 --allocation lamp --json
+      recover prune --dreams dreams.h5 --sparsity 0.9 --keep 'fc.*,*.downsample.*' --out pruned
+    """
+    config: RecoverConfig = build_config(RecoverConfig, arguments)
+    if arguments["teacher_path"] is None and dreams_path is None:
+        raise click.UsageError("nothing to prune: pass --teacher, --dreams or both")
+
+    from recover.folder import RunFolder
+    from recover.oneshot import prune_student
+    from recover.preparation import prepare
+    from recover.prune import images_to_plan_by, plan_pruning
+
+    if out is not None:
+        RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
+    teacher, dreams = _open(dreams_path, arguments)
+    mismatch = {"allow_teacher_mismatch": allow_teacher_mismatch}
+    images, warnings = None, teacher.spec.assumptions
+    if dreams is not None:
+        setup = prepare(config, teacher, dreams, **mismatch)
+        teacher, warnings = setup.teacher, setup.warnings
+        images = images_to_plan_by(setup, sensitivity_images)
+    with progress_display() as progress:
+        plan = plan_pruning(config, teacher, images, progress)
+    warn((*warnings, *plan.warnings))
+    if not as_json:
+        _show_plan(plan)
+    report = None
+    if out is not None and not dry_run:
+        with progress_display() as progress:
+            report = prune_student(
+                config,
+                teacher,
+                dreams,
+                out,
+                progress,
+                overwrite=overwrite,
+                command=command_line(),
+                **mismatch,
+            )
+    record = {**plan.to_json(), "report": None if report is None else report.to_json()}
+    emit(record, as_json=as_json, render=lambda: _show_report(report))
+
+
+def _open(dreams_path: Path | None, arguments: dict[str, Any]) -> "tuple[Teacher, DreamSet | None]":
+    from shared.dreamset import DreamSet
+    from shared.teacher import load_teacher
+
+    if dreams_path is None:
+        return load_teacher(arguments["teacher_path"], **teacher_arguments(arguments)), None
+    dreams = DreamSet.open(dreams_path)
+    return open_teacher(dreams, arguments), dreams
+
+
+def _show_plan(plan: "PruningPlan") -> None:
+    on_dreams = plan.num_images > 0
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            f"{layer.num_weights:,}",
+            f"{layer.num_kept:,}",
+            "kept" if layer.never_pruned else percent(layer.sparsity),
+            percent(layer.share),
+            percent(layer.lost_energy),
+            *([percent(layer.lone_agreement)] if on_dreams else []),
+        )
+        for layer in plan.layers
+    ]
+    total = (
+        "all",
+        "",
+        f"{plan.num_weights:,}",
+        f"{plan.num_kept:,}",
+        percent(1 - plan.num_kept / plan.num_weights),
+        percent(1.0),
+        "",
+        *([percent(plan.agreement)] if on_dreams else []),
+    )
+    columns = ("tensor", "shape", "weights", "kept", "sparsity", "share of kept", "energy lost")
+    show_table(
+        f"{plan.architecture} at {100 * plan.sparsity:.4g} % sparsity",
+        [*columns, *(["agreement, pruned alone"] if on_dreams else [])],
+        [*rows, total],
+    )
+
+
+def _show_report(report: "RecoveryReport | None") -> None:
+    if report is None:
+        return
+    if report.pruned.agreement is not None:
+        click.echo(
+            "agreement with the teacher on held-out dreams: "
+            f"pruned {percent(report.pruned.agreement)}, "
+            f"repaired {percent(report.repaired.agreement)}"
+        )
+    click.echo(f"student: {report.out}/student.safetensors")
+    click.echo(f"report: {report.out}/report.json")

@@ -1,0 +1,233 @@
+"""``recover sweep`` and ``recover report``: many levels of sparsity, and the page that shows them.
+
+Strings of reports come from files that somebody else may have made: they are shown as plain text.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recover.cli_options import (
+    AS_JSON,
+    DREAMS,
+    FILE,
+    open_real_images,
+    open_teacher,
+    recovery_options,
+    warn,
+)
+from recover.config import PRESETS, RecoverConfig
+from shared.cli import (
+    build_config,
+    command_line,
+    emit,
+    format_duration,
+    say,
+    show_table,
+)
+from shared.cli_progress import progress_display
+
+if TYPE_CHECKING:
+    from recover.plan import RecoveryPlan
+    from recover.sweep import Level
+    from recover.tables import Table
+    from shared.workers import Worker
+
+
+@click.command()
+@DREAMS
+@click.option(
+    "--sparsity",
+    "sparsities",
+    metavar="LIST",
+    default="0.5,0.8,0.9,0.95",
+    show_default=True,
+    help="the levels: fractions of the prunable weights that become zero",
+)
+@click.option(
+    "--out",
+    type=FILE,
+    help="folder of the levels' folders  [default: <dreams>-sweep, here]",
+)
+@recovery_options(without=("sparsity",))
+@click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
+@click.option("--overwrite", is_flag=True, help="replace the levels that are in --out")
+@click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
+@AS_JSON
+def sweep(
+    dreams_path: Path,
+    sparsities: str,
+    out: Path | None,
+    eval_data: str | None,
+    preset: str,
+    worker: str | None,
+    as_json: bool,  # noqa: FBT001
+    **arguments: Any,
+) -> None:
+    """Run `recover run` at several sparsities, each in a folder of its own below --out.
+
+    The same command again runs what is not finished: a level that was interrupted goes on from
+    its checkpoint, a finished one stays. Under torchrun, or with --worker, levels are shared out.
+
+    \b
+    Examples:
+      recover sweep --dreams dreams.h5 --sparsity 0.5,0.8,0.9,0.95
+      recover sweep --dreams dreams.h5 --eval-data cifar10:data --out levels --json
+      recover sweep --dreams dreams.h5 --out levels --worker 0/2
+      torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
+    """
+    from recover.sweep import finished_results, parse_sparsities, plan_levels, run_sweep
+    from recover.tables import levels_table
+    from shared.device import resolve_device
+    from shared.dreamset import DreamSet
+    from shared.workers import find_worker
+
+    me, local_rank = find_worker(worker)
+    overwrite, mismatch = arguments["overwrite"], arguments["allow_teacher_mismatch"]
+    levels = parse_sparsities(sparsities)
+    base: RecoverConfig = build_config(RecoverConfig, arguments, PRESETS[preset])
+    base = dataclasses.replace(base, device=str(resolve_device(base.device, local_rank)))
+    configs = [dataclasses.replace(base, sparsity=sparsity) for sparsity in levels]
+    out = out or Path(f"{dreams_path.stem}-sweep")
+    dreams = DreamSet.open(dreams_path)
+    teacher = open_teacher(dreams, arguments)
+    real = open_real_images(eval_data, teacher.spec)
+    num_real = None if real is None else len(real.images)
+    plan = plan_levels(configs, teacher, dreams, num_real, out, overwrite=overwrite)
+    if arguments["dry_run"]:
+        _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
+        return
+    with progress_display() as progress:
+        run_sweep(
+            plan,
+            teacher,
+            dreams,
+            real,
+            me,
+            progress,
+            overwrite=overwrite,
+            allow_teacher_mismatch=mismatch,
+            command=command_line(),
+        )
+    results = finished_results(plan)
+    warn(tuple(dict.fromkeys(text for result in results for text in result.report.warnings)))
+    if len(results) < len(plan):
+        say(f"recover: {len(results)} of {len(plan)} levels are finished, other workers have more")
+    emit(
+        [result.report.to_json() for result in results],
+        as_json=as_json,
+        render=lambda: _show_sweep(levels_table(results), out),
+    )
+
+
+@click.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--out", "-o", type=FILE, default=Path("report.html"), show_default=True, help="page to write"
+)
+@click.option(
+    "--bound",
+    "bounds",
+    metavar="DIR",
+    multiple=True,
+    type=FILE,
+    help="the same runs on real images instead of dreams, to compare with; may be repeated",
+)
+@click.option("--preview", type=FILE, help="PNG of the dreams, from dreamforge preview")
+@click.option("--title", default="Recovery report", show_default=True, help="heading of the page")
+@click.option("--overwrite", is_flag=True, help="replace what is there")
+@AS_JSON
+def report(
+    folders: tuple[Path, ...],
+    out: Path,
+    bounds: tuple[Path, ...],
+    preview: Path | None,
+    title: str,
+    overwrite: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Make one HTML page, and Markdown beside it, of the runs and sweeps in DIR...
+
+    The page needs nothing but itself: figures and the preview are inside it.
+
+    \b
+    Examples:
+      recover report levels --out report.html
+      recover report dreams-s0.8 dreams-s0.9 --preview dreams.png
+      recover report levels --bound real-levels --out report.html --overwrite
+    """
+    from recover.publish import publish
+
+    published = publish(
+        folders, out, bounds=bounds, preview=preview, title=title, overwrite=overwrite
+    )
+    warn(published.remarks)
+    emit(
+        {
+            "html": str(published.html),
+            "markdown": str(published.markdown),
+            "remarks": list(published.remarks),
+            "runs": [result.report.to_json() for result in published.results],
+        },
+        as_json=as_json,
+        render=lambda: _show_published(published.table, published.html, published.markdown),
+    )
+
+
+SWEEP_COMMANDS = (sweep, report)
+
+
+def _dry_run(
+    levels: "list[Level]", me: "Worker", teacher: Any, dreams: Any, *, mismatch: bool, as_json: bool
+) -> None:
+    from recover.plan import plan_recovery
+    from recover.preparation import prepare
+
+    mine = [level for level in levels if level.state != "finished" and me.makes(level.number)]
+    plan = None
+    if mine:
+        # Steps cost the same at every sparsity: the zeros are multiplied, too.
+        config = mine[-1].config
+        plan = plan_recovery(prepare(config, teacher, dreams, allow_teacher_mismatch=mismatch))
+        warn(plan.warnings)
+    record = {
+        "levels": [
+            {
+                "sparsity": level.sparsity,
+                "out": str(level.folder),
+                "state": level.state,
+                "worker": level.number % me.count,
+            }
+            for level in levels
+        ],
+        "seconds_per_level": plan.seconds if plan else 0.0,
+        "seconds": plan.seconds * len(mine) if plan else 0.0,
+        "device": plan.device if plan else None,
+    }
+    emit(record, as_json=as_json, render=lambda: _show_dry_run(record, plan, len(mine)))
+
+
+def _show_dry_run(record: dict[str, Any], plan: "RecoveryPlan | None", num_mine: int) -> None:
+    rows = [
+        (f"{100 * level['sparsity']:.4g} %", level["state"], str(level["worker"]), level["out"])
+        for level in record["levels"]
+    ]
+    show_table("levels", ["sparsity", "state", "worker", "out"], rows)
+    if plan is not None:
+        click.echo(
+            f"levels to run here: {num_mine}, {format_duration(record['seconds_per_level'])} each "
+            f"+ judging, {format_duration(record['seconds'])} together, on {plan.device}"
+        )
+
+
+def _show_sweep(table: "Table", out: Path) -> None:
+    show_table(table.title, table.columns, table.rows)
+    click.echo(f"recover report {out} makes a page of it")
+
+
+def _show_published(table: "Table", html: Path, markdown: Path) -> None:
+    show_table(table.title, table.columns, table.rows)
+    click.echo(f"page: {html}")
+    click.echo(f"markdown: {markdown}")

@@ -1,0 +1,290 @@
+"""What a report says, in order, before it looks like anything: text, tables and figures."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from recover import figures
+from recover.costs import NOTE
+from recover.figures import Line
+from recover.results import Result
+from recover.series import curves, line_of, series
+from recover.tables import (
+    Table,
+    classes_table,
+    costs_table,
+    facts_table,
+    labels_of,
+    layers_table,
+    levels_table,
+    measure_of,
+    percent,
+    value_of,
+    what_is_measured,
+)
+
+STAGES = ("pruned", "repaired", "recovered")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page. Every string but the figure is plain text, whatever is in it.
+
+    Attributes:
+        title: Its heading.
+        paragraphs: Text.
+        figure: An ``<svg>`` element, or None.
+        png: An image's bytes, or None.
+        tables: Below the figure.
+        commands: To be copied.
+        folded: Whether the tables are long and stay closed until somebody opens them.
+    """
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    figure: str | None = None
+    png: bytes | None = None
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A report: its title, a line below it, and its parts."""
+
+    title: str
+    subtitle: str
+    sections: tuple[Section, ...]
+
+
+def compose(
+    results: Sequence[Result],
+    bounds: Sequence[Result] = (),
+    *,
+    title: str = "Recovery report",
+    preview: bytes | None = None,
+    remarks: Sequence[str] = (),
+) -> Page:
+    """Return the page of some runs.
+
+    Args:
+        results: By sparsity, at least one, all of one teacher.
+        bounds: The same on real images, or none.
+        title: Of the page.
+        preview: PNG of the dreams.
+        remarks: On what was left out.
+    """
+    shown = curves(results)
+    parts = (
+        _results(results, bounds, remarks),
+        _stages(shown),
+        _losses(shown),
+        _layers(shown),
+        _classes(shown),
+        _costs(results),
+        _preview(preview),
+        _provenance(results, bounds),
+        _settings(results[-1]),
+    )
+    sections = tuple(part for part in parts if part is not None)
+    return Page(title=title, subtitle=_subtitle(results[0]), sections=sections)
+
+
+def _results(
+    results: Sequence[Result], bounds: Sequence[Result], remarks: Sequence[str]
+) -> Section:
+    measure = measure_of([*results, *bounds])
+    teacher = value_of(results[0].report.teacher, measure)
+    lines = [line_of(name, runs, measure) for name, runs in series(results).items()]
+    if bounds:
+        lines.append(line_of("real images (bound)", bounds, measure, is_bound=True))
+    text = [
+        "Pruned: the teacher with its least important weights set to zero. "
+        "Repaired: with its BatchNorm statistics measured again, forward only. "
+        "Recovered: after distillation, the student that was saved."
+    ]
+    if bounds:
+        text.append(
+            "Real images: the same runs with real images in place of dreams; the gap, in points, "
+            "is what dreams cost."
+        )
+    warnings = dict.fromkeys(text for result in results for text in result.report.warnings)
+    text += [f"Remark: {remark}" for remark in (*remarks, *warnings)]
+    drawn = [line for line in lines if line.x]
+    return Section(
+        title=what_is_measured(results),
+        paragraphs=tuple(text),
+        figure=figures.against_sparsity(drawn, teacher, measure) if drawn else None,
+        tables=(levels_table(results, bounds),),
+    )
+
+
+def _stages(results: Sequence[Result]) -> Section | None:
+    measure = measure_of(results)
+    values = [
+        (stage, [value_of(result.report.stages[stage], measure) for result in results])
+        for stage in STAGES
+    ]
+    if all(value is None for _, stage in values for value in stage):
+        return None
+    teacher = value_of(results[0].report.teacher, measure)
+    gains = [
+        100 * (after - before)
+        for before, after in zip(values[0][1], values[1][1], strict=True)
+        if before is not None and after is not None
+    ]
+    text = "No run measured the repair."
+    if gains:
+        least, most = f"{min(gains):+.1f}", f"{max(gains):+.1f}"
+        text = (
+            "Re-estimating the BatchNorm statistics needs no training step. Here it changed the "
+            f"{measure} by {least if least == most else f'{least} to {most}'} points."
+        )
+    return Section(
+        title="What repair and distillation give",
+        paragraphs=(text,),
+        figure=figures.stages(labels_of(results), values, teacher, measure),
+    )
+
+
+def _losses(results: Sequence[Result]) -> Section | None:
+    lines = [
+        Line(name=label, x=tuple(x for x, _ in run.losses), y=tuple(y for _, y in run.losses))
+        for label, run in zip(labels_of(results), results, strict=True)
+        if run.losses
+    ]
+    if not lines:
+        return None
+    text = (
+        "The distance of the student's softened answers from the teacher's, a mean over the steps "
+        "between two points. It rises while a gradual schedule prunes."
+    )
+    return Section(title="Distillation loss", paragraphs=(text,), figure=figures.losses(lines))
+
+
+def _layers(results: Sequence[Result]) -> Section:
+    lines = [
+        Line(
+            name=label,
+            x=tuple(range(1, len(run.report.layers) + 1)),
+            y=tuple(_pruned(layer.shape, layer.kept) for layer in run.report.layers),
+        )
+        for label, run in zip(labels_of(results), results, strict=True)
+    ]
+    return Section(
+        title="Which layers are pruned",
+        paragraphs=(
+            "Every convolution and linear layer, by how much of it is zero.",
+            *_extremes(results[-1]),
+        ),
+        figure=figures.by_layer(lines),
+        tables=(layers_table(results),),
+        folded=True,
+    )
+
+
+def _extremes(result: Result) -> Iterator[str]:
+    layers = sorted(result.report.layers, key=lambda layer: _pruned(layer.shape, layer.kept))
+    if len(layers) > 1:
+        least, most = (
+            f"{e.name} ({percent(_pruned(e.shape, e.kept))})" for e in layers[:: len(layers) - 1]
+        )
+        yield f"Of the most pruned network, {least} loses the smallest part, {most} the largest."
+
+
+def _pruned(shape: Sequence[int], kept: int) -> float:
+    size = 1
+    for side in shape:
+        size *= side
+    return 1 - kept / max(size, 1)
+
+
+def _classes(results: Sequence[Result]) -> Section | None:
+    table = classes_table(results)
+    if table is None:
+        return None
+    on_real = bool(results[-1].fact("num_eval_images"))
+    text = (
+        f"Of the {'real images' if on_real else 'held-out dreams'} that the teacher puts into a "
+        "class, how many the student puts there, too; the classes that pay most come first. "
+        "Taken for: what the most pruned student says instead."
+    )
+    return Section(title="Which classes pay", paragraphs=(text,), tables=(table,))
+
+
+def _costs(results: Sequence[Result]) -> Section | None:
+    table = costs_table(results)
+    known = [result.report.costs for result in results if result.report.costs is not None]
+    if table is None:
+        return None
+    machines = dict.fromkeys(f"{costs.device}, median of {costs.num_runs} runs" for costs in known)
+    text = (
+        NOTE,
+        "Dense: all values as float32. Packed: a bit for every prunable weight, and the values "
+        "that are not zero. Gzip: the student's safetensors file through gzip -6. "
+        "Multiply-adds are those of one image; one is two floating-point operations.",
+        f"Latency: one image at a time, both networks in turns, on {'; '.join(machines)}.",
+    )
+    return Section(title="What it saves, and what it does not", paragraphs=text, tables=(table,))
+
+
+def _preview(png: bytes | None) -> Section | None:
+    if png is None:
+        return None
+    text = "What the students were taught with: images made from the teacher's weights alone."
+    return Section(title="The dreams", paragraphs=(text,), png=png)
+
+
+def _provenance(results: Sequence[Result], bounds: Sequence[Result]) -> Section:
+    commands = dict.fromkeys(
+        str(result.fact("command")) for result in (*results, *bounds) if result.fact("command")
+    )
+    return Section(
+        title="Where it comes from, and how to repeat it",
+        tables=(facts_table(_origin(results[-1])),),
+        commands=tuple(commands),
+    )
+
+
+def _settings(result: Result) -> Section:
+    settings = {
+        "--" + name.replace("_", "-"): value if isinstance(value, str) else json.dumps(value)
+        for name, value in result.report.config.items()
+    }
+    return Section(
+        title="Settings of the most pruned run", tables=(facts_table(settings),), folded=True
+    )
+
+
+def _origin(result: Result) -> Mapping[str, object]:
+    versions = result.fact("versions")
+    known = versions.items() if isinstance(versions, dict) else ()
+    return {
+        "teacher": result.fact("teacher", "architecture"),
+        "weights of the teacher": result.fact("teacher", "fingerprint"),
+        "dream set": result.fact("dreams", "path"),
+        "its digest": result.fact("dreams", "digest"),
+        "dreams trained on": result.fact("dreams", "num_train"),
+        "dreams held out": result.fact("dreams", "num_held_out"),
+        "real images to judge by": result.fact("num_eval_images") or "none",
+        "made": result.fact("created"),
+        "device": result.fact("device"),
+        "versions": ", ".join(f"{name} {version}" for name, version in known),
+        "student": f"{result.report.out}/student.safetensors",
+    }
+
+
+def _subtitle(result: Result) -> str:
+    shape = result.fact("teacher", "image_shape")
+    size = "x".join(map(str, shape)) if isinstance(shape, list) else "unknown size"
+    return " · ".join(_subtitle_parts(result, size))
+
+
+def _subtitle_parts(result: Result, size: str) -> Iterator[str]:
+    yield str(result.fact("teacher", "architecture") or "unknown network")
+    yield f"{result.fact('teacher', 'num_classes') or '?'} classes"
+    yield f"images of {size}"
+    yield f"{result.report.num_weights:,} prunable weights"
+    if result.report.teacher.accuracy is not None:
+        yield f"teacher {percent(result.report.teacher.accuracy)}"

@@ -1,0 +1,116 @@
+"""Finished runs, read back from their folders; what is in them may be somebody else's."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recover.folder import RunFolder
+from recover.report import RecoveryReport
+from shared.errors import DreamSetError, InputFileError
+from shared.manifest import parse_json
+
+MOST_PLOTTED = 1e30  # what is beyond, or NaN, is no loss of a run that finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: Where it is.
+        report: Its record; strings as the file has them.
+        losses: (step, loss) of its metrics, ascending; possibly empty.
+    """
+
+    folder: Path
+    report: RecoveryReport
+    losses: tuple[tuple[float, float], ...]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The provenance."""
+        return self.report.provenance
+
+    def fact(self, *path: str) -> Any:
+        """Return what the provenance has at ``path``, None where it has nothing."""
+        value: Any = self.origin
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+
+def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """Return the finished runs in ``paths`` by sparsity, and remarks on what is not finished.
+
+    Args:
+        paths: Folders of runs, or of sweeps: folders of such folders.
+
+    Raises:
+        InputFileError: If one of them has no finished run in it, or one that cannot be read.
+    """
+    results: dict[Path, Result] = {}
+    remarks = []
+    for path in paths:
+        folders = _run_folders(path)
+        for folder in folders:
+            if RunFolder(folder, {}).is_finished:
+                results[folder.resolve()] = read_result(folder)
+            else:
+                remarks.append(f"{folder} is not finished and left out")
+        if not any(RunFolder(folder, {}).is_finished for folder in folders):
+            raise InputFileError(
+                f"{path}: no finished run in it; expected a folder of recover run or recover sweep"
+            )
+    return sorted(results.values(), key=lambda result: result.report.sparsity), remarks
+
+
+def read_result(folder: Path) -> Result:
+    """Return the finished run in ``folder``.
+
+    Raises:
+        InputFileError: If its report or its metrics cannot be read.
+    """
+    return Result(
+        folder=folder,
+        report=read_report(folder),
+        losses=_read_losses(RunFolder(folder, {}).metrics),
+    )
+
+
+def read_report(folder: Path) -> RecoveryReport:
+    """Return the report in ``folder``.
+
+    Raises:
+        InputFileError: If it is missing or damaged.
+    """
+    path = RunFolder(folder, {}).report
+    try:
+        record = parse_json(path.read_bytes())
+    except (OSError, DreamSetError) as error:
+        raise InputFileError(f"{path}: {error}") from error
+    return RecoveryReport.from_json(record, str(path))
+
+
+def _run_folders(path: Path) -> list[Path]:
+    def is_run(folder: Path) -> bool:
+        run = RunFolder(folder, {})
+        return run.is_finished or run.checkpoint.exists()
+
+    if is_run(path):
+        return [path]
+    if not path.is_dir():
+        raise InputFileError(f"{path}: no such folder")
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and is_run(folder))
+
+
+def _read_losses(path: Path) -> tuple[tuple[float, float], ...]:
+    if not path.exists():
+        return ()
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        losses = [(float(row["step"]), float(row["loss"])) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputFileError(f"{path}: no metrics of recover run") from error
+    return tuple(pair for pair in losses if all(abs(value) < MOST_PLOTTED for value in pair))

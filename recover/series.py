@@ -1,0 +1,74 @@
+"""Which runs are one curve: those that differ in sparsity and seed only."""
+
+import json
+from collections.abc import Sequence
+
+from recover.figures import NUM_COLORS, Line
+from recover.results import Result
+from recover.tables import value_of
+
+UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
+
+
+def curves(results: Sequence[Result]) -> list[Result]:
+    """Return one run per sparsity, those of the first series, as many as there are colors."""
+    first = next(iter(series(results).values()))
+    by_sparsity: dict[float, Result] = {}
+    for result in first:
+        by_sparsity.setdefault(result.report.sparsity, result)
+    return list(by_sparsity.values())[-NUM_COLORS:]
+
+
+def series(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the runs that differ in sparsity and seed only, by a name that tells them apart."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        settings = {k: v for k, v in result.report.config.items() if k not in UNIMPORTANT}
+        key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
+        groups.setdefault(key, []).append(result)
+    members = list(groups.values())
+    if len(members) == 1:
+        return {"recovered on dreams": members[0]}
+    for naming in (_dreams_name, _parent_name, _folder_name):
+        names = [naming(group[0]) for group in members]
+        if len(set(names)) == len(names):
+            return dict(zip(names, members, strict=True))
+    return {f"{_parent_name(group[0])} {n}": group for n, group in enumerate(members, 1)}
+
+
+def _dreams_name(result: Result) -> str:
+    return str(result.fact("dreams", "path") or "dreams").rpartition("/")[2].removesuffix(".h5")
+
+
+def _parent_name(result: Result) -> str:
+    return result.folder.resolve().parent.name
+
+
+def _folder_name(result: Result) -> str:
+    return result.folder.name
+
+
+def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: bool = False) -> Line:
+    """Return the mean over seeds at each sparsity, and their range where there are several.
+
+    Args:
+        name: Of the curve.
+        results: Its runs.
+        measure: ``accuracy`` or ``agreement``.
+        is_bound: Whether it is the real-data bound.
+    """
+    values: dict[float, list[float]] = {}
+    for result in results:
+        value = value_of(result.report.recovered, measure)
+        if value is not None:
+            values.setdefault(result.report.sparsity, []).append(value)
+    points = sorted(values.items())
+    several = any(len(found) > 1 for _, found in points)
+    return Line(
+        name=name,
+        x=tuple(sparsity for sparsity, _ in points),
+        y=tuple(sum(found) / len(found) for _, found in points),
+        low=tuple(min(found) for _, found in points) if several else (),
+        high=tuple(max(found) for _, found in points) if several else (),
+        is_bound=is_bound,
+    )

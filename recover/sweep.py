@@ -1,0 +1,185 @@
+"""One run per sparsity, side by side in one folder: finished ones stay, interrupted ones go on."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recover.config import RecoverConfig
+from recover.folder import RunFolder, changed_arguments
+from recover.pipeline import recover_student
+from recover.preparation import named_arguments
+from recover.report import RecoveryReport
+from recover.results import Result, read_report, read_result
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError, IncompatibleError
+from shared.evaldata import EvalData
+from shared.progress import Progress, ProgressCallback, ignore_progress
+from shared.teacher import Teacher
+from shared.workers import Worker
+
+FINISHED, INTERRUPTED, WAITING = "finished", "interrupted", "to do"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One sparsity of a sweep.
+
+    Attributes:
+        number: Position in the sweep: what workers share the levels by.
+        config: Of its run.
+        folder: Of its run.
+        state: ``finished``, ``interrupted`` or ``to do``.
+    """
+
+    number: int
+    config: RecoverConfig
+    folder: Path
+    state: str
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the prunable weights that become zero."""
+        return self.config.sparsity
+
+
+def parse_sparsities(text: str) -> tuple[float, ...]:
+    """Return the numbers of ``0.5,0.8,0.9``, ascending.
+
+    Raises:
+        ConfigError: If it is anything else, has one of them twice, or one outside [0, 1).
+    """
+    try:
+        found = sorted(float(part) for part in text.split(","))
+    except ValueError:
+        found = []
+    if not found or not all(0 <= sparsity < 1 for sparsity in found):
+        raise ConfigError(
+            f"--sparsity: found {text!r}, expected numbers from 0 to below 1, such as 0.5,0.8,0.9"
+        )
+    names = {folder_name(sparsity) for sparsity in found}
+    if len(names) != len(found):
+        raise ConfigError(f"--sparsity: found {text!r}, expected every level once")
+    return tuple(found)
+
+
+def folder_name(sparsity: float) -> str:
+    """Return ``s0.95``."""
+    return f"s{sparsity:g}"
+
+
+def plan_levels(
+    configs: Sequence[RecoverConfig],
+    teacher: Teacher,
+    dreams: DreamSet,
+    num_eval_images: int | None,
+    out: Path,
+    *,
+    overwrite: bool = False,
+) -> list[Level]:
+    """Return the levels and what is there of them; nothing is written or computed.
+
+    Args:
+        configs: One per level.
+        teacher: Of all of them.
+        dreams: Of all of them.
+        num_eval_images: Real images to judge by, None without.
+        out: Of the sweep: the folder of the levels' folders.
+        overwrite: Everything is to do, whatever is there.
+
+    Raises:
+        ConfigError: If a file is where a folder should be.
+        IncompatibleError: If a finished or interrupted level has other arguments.
+        InputFileError: If a level's report cannot be read.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: found a file, expected a folder")
+    levels = []
+    for number, config in enumerate(configs):
+        identity = config.resolve(teacher.spec.image_shape).identity()
+        arguments = named_arguments(
+            identity, teacher.spec.fingerprint, dreams.manifest.digest(), num_eval_images
+        )
+        path = out / folder_name(config.sparsity)
+        state = WAITING if overwrite else _state(RunFolder(path, arguments), arguments)
+        levels.append(Level(number=number, config=config, folder=path, state=state))
+    return levels
+
+
+def run_sweep(
+    levels: Sequence[Level],
+    teacher: Teacher,
+    dreams: DreamSet,
+    eval_data: EvalData | None,
+    worker: Worker | None = None,
+    progress: ProgressCallback = ignore_progress,
+    **options: Any,
+) -> list[Level]:
+    """Run the worker's levels that are not finished, one after another, and return those it ran.
+
+    Workers share nothing; each level is one worker's alone. Called again after an interruption,
+    the level that was interrupted goes on from its checkpoint.
+
+    Args:
+        levels: From :func:`plan_levels`.
+        teacher: As for :func:`recover.pipeline.recover_student`, like the rest.
+        dreams: Likewise.
+        eval_data: Likewise.
+        worker: Which share of the levels to make; all of them by default.
+        progress: Told of each level under its folder's name.
+        **options: ``overwrite``, ``allow_teacher_mismatch`` and ``command`` of recover_student.
+    """
+    worker = worker or Worker()
+    mine = [level for level in levels if level.state != FINISHED and worker.makes(level.number)]
+    for level in mine:
+        recover_student(
+            level.config,
+            teacher,
+            dreams,
+            eval_data,
+            level.folder,
+            _named(progress, level.folder.name),
+            **options,
+        )
+    return mine
+
+
+def finished_results(levels: Sequence[Level]) -> list[Result]:
+    """Return the levels that are finished by now, whoever ran them."""
+    return [
+        read_result(level.folder) for level in levels if RunFolder(level.folder, {}).is_finished
+    ]
+
+
+def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
+    if folder.is_finished:
+        changes = changed_arguments(_arguments_of(read_report(folder.path)), arguments)
+        if changes:
+            raise IncompatibleError(
+                f"{folder.path}: is finished with {', '.join(changes[:3])}; "
+                "choose another --out, or --overwrite the sweep"
+            )
+        return FINISHED
+    folder.refuse_other_arguments()
+    return INTERRUPTED if folder.checkpoint.exists() else WAITING
+
+
+def _arguments_of(report: RecoveryReport) -> dict[str, Any]:
+    """Return what a finished run was made with, as :func:`named_arguments` names it."""
+    origin = report.provenance
+    unimportant = RecoverConfig().to_json().keys() - RecoverConfig().identity().keys()
+    identity = {name: value for name, value in report.config.items() if name not in unimportant}
+    return named_arguments(
+        identity,
+        (origin.get("teacher") or {}).get("fingerprint"),
+        (origin.get("dreams") or {}).get("digest"),
+        origin.get("num_eval_images"),
+    )
+
+
+def _named(progress: ProgressCallback, level: str) -> ProgressCallback:
+    def show(report: Progress) -> None:
+        progress(dataclasses.replace(report, stage=f"{level} {report.stage}"))
+
+    return show

@@ -1,0 +1,236 @@
+"""The tables of a report as plain text: what the terminal, the page and Markdown all show."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from recover.report import ClassRecord, StageRecord
+from recover.results import Result
+
+NOTHING = "-"
+MOST_CLASSES = 30
+LEAST_FULL_SHADE = 0.1  # a class that loses less is never the darkest there can be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells of plain text: whoever renders them escapes them.
+
+    Attributes:
+        title: Above it.
+        columns: Heads; the first column names the row.
+        rows: Of as many cells.
+        shades: In [0, 1] per cell, 1 for what deserves the eye, None for no shade; or empty.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    shades: tuple[tuple[float | None, ...], ...] = ()
+
+
+def measure_of(results: Sequence[Result]) -> str:
+    """Return ``accuracy`` where all runs have one, else ``agreement``."""
+    known = all(result.report.recovered.accuracy is not None for result in results)
+    return "accuracy" if known and results else "agreement"
+
+
+def value_of(stage: StageRecord, measure: str) -> float | None:
+    """Return the stage's accuracy or agreement."""
+    return stage.accuracy if measure == "accuracy" else stage.agreement
+
+
+def labels_of(results: Sequence[Result]) -> list[str]:
+    """Return ``90 %`` for every run, with its folder's name where that says too little."""
+    plain = [f"{100 * result.report.sparsity:.4g} %" for result in results]
+    counts = Counter(plain)
+    return [
+        f"{text} {result.folder.name}" if counts[text] > 1 else text
+        for text, result in zip(plain, results, strict=True)
+    ]
+
+
+def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Table:
+    """Return one row per run: how good the network is at every stage, and the bound."""
+    measure = measure_of([*results, *bounds])
+    bound = bound_at(bounds, measure)
+    columns = ["sparsity", "teacher", "pruned", "repaired", "recovered"]
+    if measure == "accuracy":
+        columns.append("agreement")
+    if bounds:
+        columns += ["real images", "gap"]
+    rows = []
+    for label, result in zip(labels_of(results), results, strict=True):
+        report = result.report
+        stages = (report.teacher, report.pruned, report.repaired, report.recovered)
+        row = [label, *(percent(value_of(stage, measure)) for stage in stages)]
+        if measure == "accuracy":
+            row.append(percent(report.recovered.agreement))
+        if bounds:
+            best, found = bound(report.sparsity), value_of(report.recovered, measure)
+            known = best is not None and found is not None
+            row += [percent(best), f"{100 * (found - best):+.2f}" if known else NOTHING]  # type: ignore[operator]
+        rows.append(tuple(row))
+    return Table(title=what_is_measured(results), columns=tuple(columns), rows=tuple(rows))
+
+
+def what_is_measured(results: Sequence[Result]) -> str:
+    """Return what the figures of :func:`levels_table` are."""
+    if measure_of(results) == "accuracy":
+        return "Accuracy on real images"
+    on_real = any(result.fact("num_eval_images") for result in results)
+    return f"Agreement with the teacher on {'real images' if on_real else 'held-out dreams'}"
+
+
+def bound_at(bounds: Sequence[Result], measure: str) -> Callable[[float], float | None]:
+    """Return the mean over the bound's runs at a sparsity, as a function of it."""
+
+    def at(sparsity: float) -> float | None:
+        values = [
+            value_of(result.report.recovered, measure)
+            for result in bounds
+            if abs(result.report.sparsity - sparsity) < 1e-9
+        ]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    return at
+
+
+def costs_table(results: Sequence[Result]) -> Table | None:
+    """Return one row per run: storage, multiply-adds and latency; None where none is known."""
+    rows = []
+    for label, result in zip(labels_of(results), results, strict=True):
+        report, costs = result.report, result.report.costs
+        if costs is None:
+            continue
+        rows.append(
+            (
+                label,
+                f"{report.num_kept:,} of {report.num_weights:,}",
+                num_bytes(costs.num_bytes_dense),
+                num_bytes(costs.num_bytes_packed),
+                num_bytes(costs.num_bytes_gzip),
+                f"{costs.macs_sparse / 1e6:,.4g} M of {costs.macs_dense / 1e6:,.4g} M",
+                f"{1e3 * costs.seconds_student:.3g} ms",
+                f"{1e3 * costs.seconds_teacher:.3g} ms",
+            )
+        )
+    columns = (
+        *("sparsity", "weights left", "dense", "packed", "gzip"),
+        *("multiply-adds left", "latency", "dense latency"),
+    )
+    return Table(title="", columns=columns, rows=tuple(rows)) if rows else None
+
+
+def layers_table(results: Sequence[Result]) -> Table:
+    """Return one row per layer: which part of it is pruned, run by run."""
+    pruned = [
+        {layer.name: 1 - layer.kept / max(_size(layer.shape), 1) for layer in result.report.layers}
+        for result in results
+    ]
+    shapes = {
+        layer.name: layer.shape for result in reversed(results) for layer in result.report.layers
+    }
+    rows, shades = [], []
+    for name, shape in shapes.items():
+        values = [run.get(name) for run in pruned]
+        rows.append((name, "x".join(map(str, shape)), *map(percent, values)))
+        shades.append((None, None, *values))
+    columns = ("layer", "shape", *labels_of(results))
+    return Table(title="", columns=columns, rows=tuple(rows), shades=tuple(shades))
+
+
+def classes_table(results: Sequence[Result]) -> Table | None:
+    """Return the classes that pay most: how often the student still sees them as the teacher does.
+
+    Sorted by agreement at the highest sparsity, the lowest first, :data:`MOST_CLASSES` at most;
+    None where nothing was measured.
+    """
+    measured = [result for result in results if result.report.classes]
+    if not measured:
+        return None
+    by_run = [{entry.label: entry for entry in result.report.classes} for result in measured]
+    last = by_run[-1]
+    seen = [entry for entry in last.values() if entry.agreement is not None]
+    worst = sorted(seen, key=lambda entry: (entry.agreement or 0.0, entry.label))[:MOST_CLASSES]
+    names = class_names(measured[-1])
+    rows, shades = [], []
+    for entry in worst:
+        values = [run[entry.label].agreement if entry.label in run else None for run in by_run]
+        rows.append(
+            (
+                names(entry.label),
+                f"{entry.num_images:,}",
+                *map(percent, values),
+                _confusion(entry, names),
+                *_true_accuracies(entry),
+            )
+        )
+        lost = [None if value is None else 1 - value for value in values]
+        shades.append((None, None, *lost, None, None, None))
+    columns = (
+        *("class", "images", *labels_of(measured), "taken for"),
+        *("teacher right", "student right"),
+    )
+    kept = len(columns) if any(entry.accuracy is not None for entry in worst) else -2
+    cut = slice(None, kept) if kept < 0 else slice(None)
+    return Table(
+        title="",
+        columns=columns[cut],
+        rows=tuple(row[cut] for row in rows),
+        shades=_relative([row[cut] for row in shades]),
+    )
+
+
+def class_names(result: Result) -> Callable[[int], str]:
+    """Return the function from a label to the name that the report records, or its number."""
+    names = result.fact("teacher", "class_names")
+
+    def name(label: int) -> str:
+        known = isinstance(names, list) and 0 <= label < len(names)
+        return str(names[label]) if known else f"class {label}"
+
+    return name
+
+
+def percent(fraction: float | None) -> str:
+    """Return ``81.60 %``, or a dash for None."""
+    return NOTHING if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def num_bytes(count: int) -> str:
+    """Return ``1.09 MB``: powers of a thousand, as file managers and disks have them."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def facts_table(facts: Mapping[str, object]) -> Table:
+    """Return a list of facts without heads; unknown ones are left out."""
+    rows = tuple((name, str(value)) for name, value in facts.items() if value not in (None, ""))
+    return Table(title="", columns=("", ""), rows=rows)
+
+
+def _confusion(entry: ClassRecord, names: Callable[[int], str]) -> str:
+    if entry.confused_with is None:
+        return NOTHING
+    return f"{names(entry.confused_with)} ({entry.num_confused:,})"
+
+
+def _true_accuracies(entry: ClassRecord) -> tuple[str, str]:
+    return percent(entry.teacher_accuracy), percent(entry.accuracy)
+
+
+def _relative(shades: Sequence[tuple[float | None, ...]]) -> tuple[tuple[float | None, ...], ...]:
+    """Return the shades as parts of the strongest, unless even that one is weak."""
+    most = max([LEAST_FULL_SHADE, *(value for row in shades for value in row if value is not None)])
+    return tuple(tuple(None if v is None else v / most for v in row) for row in shades)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

@@ -1,0 +1,257 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import NUM_CLASSES
+from recover_fixtures import blob_dreams, quick_config
+
+from recover.cli import main
+from recover.config import RecoverConfig
+from recover.sweep import (
+    FINISHED,
+    INTERRUPTED,
+    WAITING,
+    finished_results,
+    parse_sparsities,
+    plan_levels,
+    run_sweep,
+)
+from shared.checkpoint import to_safetensors
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.progress import Progress
+from shared.teacher import Teacher
+from shared.workers import Worker
+
+SPARSITIES = (0.5, 0.8, 0.9)
+QUICK = [
+    *("--steps", "6", "--batch-size", "16", "--prune-every", "2", "--repair-images", "32"),
+    *("--device", "cpu", "--precision", "float32", "--sparsity", "0.5,0.9"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
+    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
+    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
+
+
+def configs(**changes: object) -> list[RecoverConfig]:
+    return [quick_config(sparsity=sparsity, steps=6, **changes) for sparsity in SPARSITIES]
+
+
+def sweep(runner: CliRunner, *arguments: object) -> Result:
+    return runner.invoke(main, ["sweep", *QUICK, *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0.9,0.5", (0.5, 0.9)), ("0", (0.0,)), (" 0.25 , 0.125", (0.125, 0.25))],
+)
+def test_sparsities_are_read_in_ascending_order(text, found):
+    assert parse_sparsities(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "0.5,,0.9", "1", "-0.1", "nan", "half", "0.5,0.50"])
+def test_other_sparsities_are_refused(text):
+    with pytest.raises(ConfigError, match="--sparsity"):
+        parse_sparsities(text)
+
+
+def test_every_level_is_a_run_of_its_own(tiny_teacher, dreams, tmp_path):
+    levels = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
+    run_sweep(levels, tiny_teacher, dreams, None)
+
+    results = finished_results(levels)
+    assert [level.state for level in levels] == [WAITING] * 3
+    assert [result.folder.name for result in results] == ["s0.5", "s0.8", "s0.9"]
+    for sparsity, result in zip(SPARSITIES, results, strict=True):
+        report = result.report
+        assert report.num_kept == round((1 - sparsity) * report.num_weights)
+        assert {path.name for path in result.folder.iterdir()} == {
+            *("report.json", "metrics.jsonl", "student.safetensors")
+        }
+
+
+def test_a_sweep_that_is_finished_does_nothing(tiny_teacher, dreams, tmp_path):
+    def refuse(report: Progress) -> None:
+        raise AssertionError(report)
+
+    levels = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
+    run_sweep(levels, tiny_teacher, dreams, None)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    again = plan_levels(
+        # Where and how often to save decides nothing.
+        configs(checkpoint_every=5.0),
+        tiny_teacher,
+        dreams,
+        None,
+        tmp_path,
+    )
+
+    assert [level.state for level in again] == [FINISHED] * 3
+    assert run_sweep(again, tiny_teacher, dreams, None, progress=refuse) == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tiny_teacher, dreams, tmp_path, monkeypatch):
+    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    seen: list[tuple[str, float]] = []
+
+    def stop(report: Progress) -> None:
+        seen.append((report.stage, report.done))
+        if (report.stage, report.done) == ("s0.8 distill", 3):
+            raise RuntimeError("killed")
+
+    every_step = configs(checkpoint_every=1e-9)
+    levels = plan_levels(every_step, tiny_teacher, dreams, None, tmp_path / "parts")
+    with pytest.raises(RuntimeError, match="killed"):
+        run_sweep(levels, tiny_teacher, dreams, None, progress=stop)
+    levels = plan_levels(every_step, tiny_teacher, dreams, None, tmp_path / "parts")
+    states = [level.state for level in levels]
+    run_sweep(
+        levels,
+        tiny_teacher,
+        dreams,
+        None,
+        progress=lambda report: seen.append((report.stage, report.done)),
+    )
+    whole = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path / "whole")
+    run_sweep(whole, tiny_teacher, dreams, None)
+
+    assert states == [FINISHED, INTERRUPTED, WAITING]
+    for name in ("s0.5", "s0.8", "s0.9"):
+        steps = [done for stage, done in seen if stage == f"{name} distill"]
+        assert steps == [1, 2, 3, 4, 5, 6]
+        parts, other = (
+            tmp_path / home / name / "student.safetensors" for home in ("parts", "whole")
+        )
+        assert parts.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_workers_run_every_level_once(tiny_teacher, dreams, tmp_path, count, monkeypatch):
+    ran: list[Path] = []
+    monkeypatch.setattr(
+        "recover.sweep.recover_student", lambda *arguments, **options: ran.append(arguments[4])
+    )
+    levels = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
+
+    for index in range(count):
+        run_sweep(levels, tiny_teacher, dreams, None, Worker(index=index, count=count))
+
+    assert sorted(ran) == [level.folder for level in levels]
+
+
+def test_a_level_of_other_arguments_is_refused_by_name(tiny_teacher, dreams, tmp_path):
+    levels = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
+    run_sweep(levels[1:2], tiny_teacher, dreams, None)
+
+    for others, num_real, text in (
+        (configs(lr=0.01), None, r"s0\.8: is finished with --lr 0\.05 \(now 0\.01\).*--overwrite"),
+        (configs(), 10, r"images of --eval-data None \(now 10\)"),
+    ):
+        with pytest.raises(IncompatibleError, match=text):
+            plan_levels(others, tiny_teacher, dreams, num_real, tmp_path)
+    replaced = plan_levels(configs(lr=0.01), tiny_teacher, dreams, None, tmp_path, overwrite=True)
+    assert [level.state for level in replaced] == [WAITING] * 3
+
+
+def test_an_interrupted_level_of_other_arguments_is_refused_before_anything_runs(
+    tiny_teacher, dreams, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+
+    def stop(report: Progress) -> None:
+        if report.stage.endswith("distill"):
+            raise RuntimeError("killed")
+
+    levels = plan_levels(configs(checkpoint_every=1e-9), tiny_teacher, dreams, None, tmp_path)
+    with pytest.raises(RuntimeError):
+        run_sweep(levels[2:], tiny_teacher, dreams, None, progress=stop)
+
+    with pytest.raises(IncompatibleError, match=r"s0\.9: holds an unfinished run with --lr"):
+        plan_levels(configs(lr=0.01), tiny_teacher, dreams, None, tmp_path)
+
+
+def test_a_damaged_level_is_named(tiny_teacher, dreams, tmp_path):
+    (tmp_path / "s0.8").mkdir()
+    (tmp_path / "s0.8" / "report.json").write_text('{"sparsity": 0.8}')
+
+    with pytest.raises(InputFileError, match=r"s0\.8/report\.json: no report of recover run"):
+        plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
+
+
+def test_the_command_prints_a_table_or_a_list(runner, dreams, tmp_path):
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels")
+
+    shown = sweep(runner, *arguments)
+    listed = sweep(runner, *arguments, "--json")
+
+    assert shown.exit_code == 0, shown.output
+    assert "s0.9 distill: 6/6 steps" in shown.stderr
+    assert "recovered" in shown.stdout
+    assert "distill" not in listed.stderr
+    records = json.loads(listed.stdout)
+    assert [record["sparsity"] for record in records] == [0.5, 0.9]
+    assert [record["out"] for record in records] == [
+        str(tmp_path / "levels" / name) for name in ("s0.5", "s0.9")
+    ]
+    assert {"classes", "costs"} <= records[0].keys()
+    assert len(records[0]["classes"]) == NUM_CLASSES
+
+
+def test_a_sweep_of_other_arguments_exits_with_4(runner, dreams, tmp_path):
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels")
+    assert sweep(runner, *arguments).exit_code == 0
+
+    refused = sweep(runner, *arguments, "--lr", "0.2")
+    replaced = sweep(runner, *arguments, "--lr", "0.2", "--overwrite")
+
+    assert refused.exit_code == 4
+    assert "s0.5: is finished with --lr 0.05 (now 0.2)" in refused.stderr
+    assert replaced.exit_code == 0
+
+
+def test_two_workers_of_the_command_share_the_levels(runner, dreams, tmp_path, monkeypatch):
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels", "--json")
+
+    first = sweep(runner, *arguments, "--worker", "0/2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    second = sweep(runner, *arguments)
+
+    assert [record["sparsity"] for record in json.loads(first.stdout)] == [0.5]
+    assert "1 of 2 levels are finished" in first.stderr
+    assert [record["sparsity"] for record in json.loads(second.stdout)] == [0.5, 0.9]
+    assert "s0.5 distill" not in second.stderr
+
+
+def test_a_dry_run_of_a_sweep_writes_nothing(runner, dreams, tmp_path):
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels", "--dry-run")
+
+    plan = json.loads(sweep(runner, *arguments, "--worker", "1/2", "--json").stdout)
+    shown = sweep(runner, *arguments)
+
+    assert [level["state"] for level in plan["levels"]] == ["to do", "to do"]
+    assert [level["worker"] for level in plan["levels"]] == [0, 1]
+    assert plan["seconds"] == plan["seconds_per_level"] > 0
+    assert "levels to run here: 2" in shown.stdout
+    assert not (tmp_path / "levels").exists()
+
+
+def test_a_file_in_the_way_is_refused(runner, dreams, tmp_path):
+    (tmp_path / "levels").write_text("")
+
+    result = sweep(runner, "--dreams", dreams.path, "--out", tmp_path / "levels")
+
+    assert result.exit_code == 2
+    assert "found a file, expected a folder" in result.stderr
