@@ -1,5 +1,6 @@
 """A tiny teacher that really classifies, and the files it comes in."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from shared.teacher import Teacher, fingerprint
 
 NUM_CLASSES = 4
 IMAGE_SHAPE = (3, 8, 8)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
