@@ -4,6 +4,8 @@ BIN := .venv/bin
 
 .PHONY: demo test check docs clean
 
+# The demo's network is so small that a second thread costs more than it brings.
+demo: export OMP_NUM_THREADS = 1
 demo: .venv/.demo
 	$(BIN)/python benchmarks/digits.py demo/digits
 	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --no-flip \
