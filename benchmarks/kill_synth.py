@@ -5,7 +5,8 @@
 Each trial starts the command in an empty folder, sends SIGKILL, SIGTERM or SIGINT at a random
 moment between the start of the first shard and the end, and gives the same command again. The
 result must be what an undisturbed run leaves, index and all (``SOURCE_DATE_EPOCH`` fixes the one
-date in it), with nothing beside it. As root on Linux, a disk that is really full and one that is
+date in it), with nothing beside it. An exit code of -2 is CPython's: it ends by SIGINT itself
+when an interrupt came while an import ran ``exec`` (a shell shows 130 for both). As root on Linux, a disk that is really full and one that is
 really read-only follow, on a small tmpfs.
 """
 
@@ -179,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=50, help="trials")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
+    # A shell starts background jobs with SIGINT ignored, and our children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"`python benchmarks/kill_synth.py --n {chosen.n} --seed {chosen.seed}`")
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary:
