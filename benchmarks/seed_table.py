@@ -12,13 +12,14 @@ import argparse
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from summary import percent, spread
 
 PRESET = {"ours": "default", "seed": "tripurwar2025"}
 
@@ -158,18 +159,6 @@ def render(
 
 
 STAGES = ("pruned", "repaired", "recovered")
-
-
-def percent(fractions: list[float]) -> str:
-    """Return mean and spread in percent."""
-    return spread([100 * fraction for fraction in fractions])
-
-
-def spread(values: list[float]) -> str:
-    """Return the mean, with the sample standard deviation when there is one."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 if __name__ == "__main__":

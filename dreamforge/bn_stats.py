@@ -34,17 +34,26 @@ class BatchStats(NamedTuple):
 class BatchNormMonitor:
     """Within its ``with`` block, the network's BatchNorms also report their input's statistics.
 
-    The network must be in evaluation mode. It is changed only inside the block: ``forward`` of
-    each BatchNorm is shadowed on the instance, and restored on leaving, also after an error.
+    The network must be in evaluation mode, and its BatchNorms as they were when the monitor was
+    made. It is changed only inside the block: ``forward`` of each BatchNorm is shadowed on the
+    instance, and restored on leaving, also after an error.
+
+    Args:
+        network: Whose BatchNorms are watched.
+        plain: Write the same mathematics as elementary operations, for a compiler to fuse; slow
+            unless compiled.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, plain: bool = False) -> None:
         self._modules = list(batch_norms(network).values())
         self._taken: list[BatchStats] = []
+        make = self._plain_forward if plain else self._reporting_forward
+        # Made once: code that was compiled around them holds as long as they are the same.
+        self._forwards = [make(module) for module in self._modules]
 
     def __enter__(self) -> Self:
-        for module in self._modules:
-            module.forward = self._reporting_forward(module)
+        for module, forward in zip(self._modules, self._forwards, strict=True):
+            module.forward = forward
         return self
 
     def __exit__(
@@ -63,15 +72,7 @@ class BatchNormMonitor:
         return taken
 
     def _reporting_forward(self, module: Any) -> Any:
-        with torch.no_grad():
-            running_mean, running_var = module.running_mean.float(), module.running_var.float()
-            scale = torch.rsqrt(running_var + module.eps)
-            if module.affine:
-                scale = scale * module.weight.float()
-            shift = -running_mean * scale
-            if module.affine:
-                shift = shift + module.bias.float()
-
+        running_mean, running_var, scale, shift = _as_affine(module)
         # The kernel wants running statistics to update, and computes in their dtype.
         scratch = torch.zeros_like(scale), torch.ones_like(scale)
 
@@ -81,6 +82,36 @@ class BatchNormMonitor:
             return outputs
 
         return forward
+
+    def _plain_forward(self, module: Any) -> Any:
+        running_mean, running_var, scale, shift = _as_affine(module)
+
+        def forward(inputs: Tensor) -> Tensor:
+            values = inputs.float()
+            channels = (-1, *[1] * (inputs.ndim - 2))
+            others = [0, *range(2, inputs.ndim)]
+            # Around the remembered mean, which is near: a variance as a difference of two large
+            # squares would lose its digits.
+            around = values - running_mean.view(channels)
+            offset = around.mean(others)
+            var = (around.square().mean(others) - offset.square()).clamp_min(0)
+            self._taken.append(BatchStats(offset + running_mean, var, running_mean, running_var))
+            return (values * scale.view(channels) + shift.view(channels)).to(inputs.dtype)
+
+        return forward
+
+
+@torch.no_grad()
+def _as_affine(module: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return running mean and variance, and scale and shift of the map that the layer is."""
+    running_mean, running_var = module.running_mean.float(), module.running_var.float()
+    scale = torch.rsqrt(running_var + module.eps)
+    if module.affine:
+        scale = scale * module.weight.float()
+    shift = -running_mean * scale
+    if module.affine:
+        shift = shift + module.bias.float()
+    return running_mean, running_var, scale, shift
 
 
 class _AffineWithStats(torch.autograd.Function):

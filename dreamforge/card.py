@@ -96,6 +96,7 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
         ("teacher", f"{_code(teacher['architecture'])}, {_code(teacher['fingerprint'])}"),
         ("method", f"{_code(facts['method'])}, {_code(facts['steps'])} steps"),
         ("teacher's accuracy on it", _percent(facts["quality"].get("teacher_accuracy"))),
+        *_diverged(facts["provenance"].get("attempts")),
         ("made", f"{_code(facts['created'])} on {_code(facts['device'])}"),
         ("hours", "unknown" if facts["hours"] is None else f"{facts['hours']:.2f}"),
         ("command", _code(facts["command"], 400)),
@@ -238,6 +239,13 @@ def _license_url(name: object) -> str:
     if re.fullmatch(r"[A-Za-z0-9.+-]+", text) and text != "unspecified":
         return f"https://spdx.org/licenses/{text}.html"
     return text
+
+
+def _diverged(attempts: object) -> list[tuple[str, str]]:
+    """Return the row about batches that were begun more than once; none if there were none."""
+    if not isinstance(attempts, dict) or not attempts:
+        return []
+    return [("diverged", f"{len(attempts):,} batches, made again at half the rate or less")]
 
 
 def _percent(value: object) -> str:

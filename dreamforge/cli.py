@@ -1,5 +1,6 @@
 """``dreamforge``: make dream sets, and look into the ones that others made."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from shared.cli import (
     teacher_options,
 )
 from shared.cli_progress import progress_display
+from shared.errors import ConfigError
 
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
 FILE = click.Path(path_type=Path)
@@ -50,11 +52,24 @@ def main() -> None:
 @config_options(SynthesisConfig)
 @teacher_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+@click.option(
+    "--gpus",
+    "--processes",
+    "gpus",
+    metavar="all|N|0,1,3",
+    help="one process per GPU of this machine: all, how many, or which; on the CPU, N processes",
+)
 @click.option("--worker", metavar="I/N", help="make only every N-th shard, beginning with I")
 @click.option("--embed-teacher", is_flag=True, help="put the teacher's weights into the index")
 @click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
 @click.option("--overwrite", is_flag=True, help="remove the set that is there")
-@click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
+@click.option(
+    "--dry-run",
+    "--estimate",
+    "dry_run",
+    is_flag=True,
+    help="time a few steps, print the plan and what it will cost, write nothing",
+)
 @click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Invert TEACHER into a dream set. The same command again goes on where it stopped.
@@ -63,39 +78,51 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     Examples:
       dreamforge synth --teacher resnet50.pt --n 50000 --out dreams.h5
       dreamforge synth --teacher resnet20.th --n 1024 --steps 200
+      dreamforge synth --teacher resnet50.pt --n 50000 --gpus all
       torchrun --nproc-per-node 8 -m dreamforge synth --teacher resnet50.pt --num-images 50000
     """
-    from dreamforge.forge import synthesize
-    from shared.device import describe_device, resolve_device
+    from dreamforge.batch_size import settle_batch_size
+    from dreamforge.compile_choice import settle_compile
+    from shared.device import resolve_device
     from shared.manifest import printable
-    from shared.provenance import provenance
     from shared.teacher import load_teacher
     from shared.workers import find_worker
 
     worker, local_rank = find_worker(options["worker"])
-    device = resolve_device(options["device"], local_rank)
+    devices = _devices(options["gpus"], options["device"], local_rank)
+    device = resolve_device(devices[0] if devices else options["device"], local_rank)
     loaded = load_teacher(teacher, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {printable(assumption, 200)}")
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
-    config = build_config(SynthesisConfig, options, preset_settings).resolve(image_shape)
+    asked = build_config(SynthesisConfig, options, preset_settings)
+    config, note = settle_batch_size(
+        loaded,
+        asked,
+        device,
+        out,
+        num_sharing=max(1, devices.count(devices[0])) if devices else 1,
+        apart=worker.count > 1,
+    )
+    if note:
+        say(f"note: {note}")
     if options["dry_run"]:
+        config = settle_compile(loaded, config.resolve(image_shape), device)
         _show_plan(loaded, config, out, device, as_json=as_json)
         return
-    facts = provenance(device=describe_device(device), command=command_line())
-    with progress_display() as progress:
-        result = synthesize(
-            loaded,
-            config,
-            out,
-            device,
-            worker=worker,
-            provenance={**facts, "license": options["licence"], "preset": preset},
-            embed_teacher=options["embed_teacher"],
-            overwrite=options["overwrite"],
-            progress=progress,
-        )
+    result = _run(
+        loaded,
+        config,
+        out,
+        device,
+        devices=devices,
+        worker=worker,
+        may_lower=asked.batch_size is None and worker.count == 1,
+        teacher_path=teacher,
+        preset=preset,
+        options=options,
+    )
     for note in result.notes:
         say(f"note: {note}")
     record = {
@@ -110,6 +137,66 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         "mean_loss": result.quality.get("mean_loss"),
     }
     emit(record, as_json=as_json, render=lambda: _show_result(record))
+
+
+def _devices(gpus: str | None, device: str, local_rank: int | None) -> list[str]:
+    """Return the devices, by name, that ``--gpus`` wants a process for; none without it."""
+    from shared.device import devices_of
+
+    if gpus is None:
+        return []
+    if local_rank is not None:
+        raise ConfigError(f"--gpus {gpus}: torchrun starts a process per device already; leave it")
+    return devices_of(gpus, device)
+
+
+def _run(
+    loaded: Any,
+    config: SynthesisConfig,
+    out: Path,
+    device: Any,
+    *,
+    devices: list[str],
+    worker: Any,
+    may_lower: bool,
+    teacher_path: Path,
+    preset: str,
+    options: dict[str, Any],
+) -> Any:
+    """Make the set, in this process or in one per device."""
+    from dreamforge.batch_size import with_smaller_batches
+    from dreamforge.forge import synthesize
+    from dreamforge.processes import Job, synthesize_on
+    from shared.device import describe_device
+    from shared.provenance import provenance
+
+    # A set that is finished may need a repair: not worth several processes reading all of it.
+    several = len(devices) > 1 and (options["overwrite"] or not out.exists())
+    facts = provenance(
+        device="" if several else describe_device(device), command=command_line()
+    ) | {"license": options["licence"], "preset": preset}
+    chosen = {
+        "provenance": facts,
+        "embed_teacher": options["embed_teacher"],
+        "overwrite": options["overwrite"],
+    }
+
+    def run(resolved: SynthesisConfig) -> Any:
+        if not several:
+            return synthesize(
+                loaded, resolved, out, device, worker=worker, progress=progress, **chosen
+            )
+        job = Job(
+            teacher=teacher_path,
+            teacher_options=teacher_arguments(options),
+            config=resolved,
+            out=out,
+            **chosen,
+        )
+        return synthesize_on(devices, job, worker=worker, progress=progress)
+
+    with progress_display() as progress:
+        return with_smaller_batches(run, loaded, config, out, may_lower=may_lower)
 
 
 def _show_result(record: dict[str, Any]) -> None:
@@ -133,7 +220,7 @@ def _show_plan(
     from shared.device import describe_device
 
     spec = loaded.spec
-    costs = estimate(loaded, config, device)
+    costs = estimate(loaded, config, device, seconds_to_start=time.process_time())
     record = {
         "teacher": spec.to_json(),
         "device": describe_device(device),
@@ -159,7 +246,7 @@ def _show_plan(
             f"about {format_duration(seconds)} "
             f"at {costs['image_steps_per_second']:,.0f} image-steps/s "
             f"(timed with batches of {costs['timed_batch_size']}); "
-            f"on 8 such devices {format_duration(seconds / 8)}",
+            f"on 8 such devices {format_duration(3600 * costs['hours_on_8_devices'])}",
         ),
         ("device", record["device"]),
     ]

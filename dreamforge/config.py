@@ -8,9 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dreamforge.methods import (
+    DEFAULT_METHOD,
+    METHODS,
+    refuse_idle_options,
+    without_idle_options,
+)
 from shared.config import option, validate
+from shared.errors import ConfigError
 
 SMALL_SIDE = 64  # pixels; up to here the CIFAR-sized settings apply
+
+TARGET_SMOOTHING = 0.1  # Szegedy et al. 2016 (arXiv:1512.00567), section 7
+GENERATOR_STEPS = 10  # Fang et al. 2022, the slowest and best of their three settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +32,25 @@ class SynthesisConfig:
 
     num_images: int = option(1024, "number of dreams", min=2, flag="--n", metavar="N")
     seed: int = option(0, "seed of every random stream", min=0)
+    method: str = option(
+        DEFAULT_METHOD,
+        "what is optimised: the pixels (inversion; Yin et al. 2020), also against pruned copies of "
+        "the teacher (adaptive), or a small network that makes them (generator; Fang et al. 2022: "
+        "faster)",
+        choices=METHODS,
+    )
     steps: int | None = option(
-        None, "Adam steps per batch  [default: 200 up to 64 px, else 1000]", min=1
+        None,
+        "Adam steps per batch  [default: 200 up to 64 px, else 1000; generator: 10]",
+        min=1,
     )
     batch_size: int | None = option(
-        None, "dreams that share BatchNorm statistics  [default: 256 up to 64 px, else 64]", min=2
+        None,
+        "dreams that share BatchNorm statistics; auto: 256 up to 64 px, else 64, halved until it "
+        "fits into memory  [default: auto]",
+        min=2,
+        metavar="N|auto",
+        auto=True,
     )
     lr: float = option(0.2, "Adam's rate, in normalised input units", above=0)
     beta1: float = option(0.5, "Adam's first moment decay", min=0, below=1)
@@ -39,6 +63,30 @@ class SynthesisConfig:
         choices=("cross-entropy", "entropy"),
     )
     class_weight: float = option(1.0, "weight of the class loss", min=0)
+    targets: str = option(
+        "hard",
+        "one class per image; the same smoothed (soft); or a mixture of two in which the stored "
+        "label is the larger part (pairs)",
+        choices=("hard", "soft", "pairs"),
+    )
+    target_smoothing: float | None = option(
+        None,
+        "soft targets: what is spread evenly over all classes  [default: 0.1]",
+        above=0,
+        below=1,
+    )
+    diversity_weight: float = option(
+        0.0, "weight of the spread of runner-up classes within each class", min=0
+    )
+    competition_weight: float = option(
+        1.0, "adaptive: weight of the opponents' agreement with the teacher", min=0
+    )
+    opponent_sparsity: str = option(
+        "0.8,0.95", "adaptive: sparsities of the pruned copies, separated by commas", metavar="LIST"
+    )
+    opponent_temperature: float = option(
+        3.0, "adaptive: temperature at which answers are compared", above=0
+    )
     bn_distance: str = option(
         "kl",
         "kl: Gaussian KL per channel, averaged over channels and layers; "
@@ -67,6 +115,24 @@ class SynthesisConfig:
         "of the convolutions; auto: bfloat16 where the device is fast in it",
         choices=("auto", "float32", "bfloat16"),
     )
+    compile: str = option(
+        "auto",
+        "compile the network first (about a minute); auto: where the run is long enough to earn it",
+        choices=("auto", "on", "off"),
+    )
+    generator_lr: float = option(0.005, "generator: Adam's rate of its weights", above=0)
+    latent_lr: float = option(0.015, "generator: Adam's rate of the latents", above=0)
+    generator_width: int = option(32, "generator: channels before the last stage", min=2)
+    latent_channels: int = option(16, "generator: random maps that each image comes from", min=1)
+    meta_batches: int = option(
+        20, "generator: batches to learn the common start on, before the first dream", min=0
+    )
+    outer_rate: float = option(
+        0.5, "generator: share of a batch's change that the common start takes", min=0, max=1
+    )
+    stats_momentum: float = option(
+        0.9, "generator: weight of earlier batches in the BatchNorm statistics", min=0, below=1
+    )
     shard_size: int | None = option(
         None,
         "dreams per shard, rounded to whole batches  [default: 16 shards, at most 64 MiB]",
@@ -76,12 +142,22 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        refuse_idle_options(self)
+        parse_sparsities(self.opponent_sparsity)
+        if self.targets != "hard" and self.class_loss == "entropy":
+            raise ConfigError(
+                f"--targets {self.targets}: found --class-loss entropy, which has no targets, "
+                "expected cross-entropy"
+            )
+        if self.targets != "soft" and self.target_smoothing is not None:
+            raise ConfigError(f"--target-smoothing: found --targets {self.targets}, expected soft")
 
     def resolve(self, image_shape: tuple[int, int, int]) -> "SynthesisConfig":
         """Return the config with every automatic choice made for images of ``(C, H, W)``."""
         side = max(image_shape[1:])
         small = side <= SMALL_SIDE
-        steps = self.steps or (200 if small else 1000)
+        usual = 200 if small else 1000
+        steps = self.steps or (GENERATOR_STEPS if self.method == "generator" else usual)
         batch_size = min(self.batch_size or (256 if small else 64), self.num_images)
         jitter = self.jitter if self.jitter is not None else side // 16
         return dataclasses.replace(
@@ -89,12 +165,34 @@ class SynthesisConfig:
             steps=steps,
             batch_size=batch_size,
             jitter=min(jitter, side - 1),
+            target_smoothing=self._target_smoothing(),
             shard_size=self.shard_size or _shard_size(self.num_images, batch_size, image_shape),
         )
 
+    def _target_smoothing(self) -> float | None:
+        return self.target_smoothing or TARGET_SMOOTHING if self.targets == "soft" else None
+
     def to_json(self) -> dict[str, Any]:
-        """Return the config as JSON types."""
-        return dataclasses.asdict(self)
+        """Return the choices that this method looks at, as JSON types."""
+        return without_idle_options(dataclasses.asdict(self))
+
+
+def parse_sparsities(text: str) -> tuple[float, ...]:
+    """Return the numbers of a comma list such as ``0.8,0.95``.
+
+    Raises:
+        ConfigError: If it is empty, or one of them is no sparsity above 0 and below 1.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < sparsity < 1 for sparsity in found):
+        raise ConfigError(
+            f"--opponent-sparsity: found {text!r}, expected numbers above 0 and below 1, "
+            "separated by commas"
+        )
+    return found
 
 
 def _shard_size(num_images: int, batch_size: int, image_shape: tuple[int, int, int]) -> int:

@@ -2,22 +2,25 @@
 
 DeepInversion (Yin et al. 2020, arXiv:1912.08795): inputs are optimised until the teacher answers
 the targets and its BatchNorm layers see the statistics they remember. The loop is loss, gradient,
-step, clamp; nothing in it waits for the device, and no weight gradients are computed.
+step, clamp; nothing in it waits for the device, and no weight gradients are computed. Where the
+run is long enough to earn it back, the loss and its gradient are compiled.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
+from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
 from dreamforge.objective import objective
+from shared.compiling import compile_function, compiler_errors
 from shared.device import autocast, compute_dtype, to_device
 from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError
@@ -29,6 +32,7 @@ SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is do
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
 
 StepCallback = Callable[[int, dict[str, float]], None]
+Answers = Callable[[Tensor], Sequence[Tensor]]  # inputs to the logits of every opponent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +71,58 @@ class _Best:
         }
 
 
+class InversionLoss:
+    """The objective at given inputs; callable within its ``with`` block.
+
+    Args:
+        network: Frozen, in evaluation mode, in ``dtype`` but for its BatchNorms.
+        config: Resolved.
+        device: Of the network.
+        dtype: To compute in.
+        compiled: Whether calls run compiled code; all of them then have inputs of one shape.
+        opponents: What answers the inputs differently, if all goes well.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: SynthesisConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+        opponents: Answers | None = None,
+    ) -> None:
+        self._network = network
+        self._opponents = opponents
+        self._config = config
+        self._device = device
+        self._dtype = dtype
+        self._monitor = BatchNormMonitor(network, plain=compiled)
+        self._compute = compile_function(self._terms) if compiled else self._terms
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of normalised float32 ``(N, C, H, W)``, and its unweighted terms.
+
+        Targets are classes or probabilities, as :func:`dreamforge.objective.objective` says.
+        """
+        return self._compute(inputs, targets)
+
+    def __enter__(self) -> Self:
+        self._monitor.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._monitor.__exit__(*error)
+
+    def _terms(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with autocast(self._device, self._dtype):
+            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
+        stats = self._monitor.take()
+        answers = self._opponents(inputs) if self._opponents else ()
+        return objective(self._config, inputs, logits, targets, stats, answers)
+
+
 class Engine:
     """Inverts one teacher on one device with one config; make one per process.
 
@@ -74,14 +130,27 @@ class Engine:
         teacher: On any device; it is copied, and itself left alone.
         config: Resolved (see :meth:`SynthesisConfig.resolve`).
         device: Where to compute.
+        opponents: For adaptive inversion (see :mod:`dreamforge.opponents`).
     """
 
-    def __init__(self, teacher: Teacher, config: SynthesisConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        config: SynthesisConfig,
+        device: torch.device,
+        opponents: Answers | None = None,
+    ) -> None:
         self._config = config
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
         self._scorer = teacher.to(device)
         self._network = _inversion_copy(teacher.network, device, self._dtype)
+        self._eager = InversionLoss(self._network, config, device, self._dtype, opponents=opponents)
+        self._compiled: InversionLoss | None = None
+        if config.compile == "on":
+            self._compiled = InversionLoss(
+                self._network, config, device, self._dtype, compiled=True, opponents=opponents
+            )
         black, white = (
             torch.zeros(1, *teacher.spec.image_shape),
             torch.ones(1, *teacher.spec.image_shape),
@@ -103,7 +172,7 @@ class Engine:
         targets = balanced_targets(spec.num_classes, self._config.seed, start, stop)
         for attempt in range(MAX_ATTEMPTS):
             lr = self._config.lr / 2**attempt
-            best = self._optimize(batch, to_device(targets, self._device), lr, on_step)
+            best = self._optimize(batch, self._wanted(batch, targets), lr, on_step)
             loss = best.loss.item()
             if math.isfinite(loss) and math.isfinite(best.last.item()):
                 break
@@ -129,7 +198,37 @@ class Engine:
     def rehearse(self, num_images: int, on_step: StepCallback | None = None) -> None:
         """Do a batch's steps and keep nothing: what an estimate times."""
         targets = balanced_targets(self._scorer.spec.num_classes, self._config.seed, 0, num_images)
-        self._optimize(0, to_device(targets, self._device), self._config.lr, on_step)
+        self._optimize(0, self._wanted(0, targets), self._config.lr, on_step)
+
+    def prepare(self) -> str:
+        """Compile now, where the config wants it, rather than in the first step.
+
+        Returns:
+            Why the network cannot be compiled, and runs without; empty if nothing is wrong.
+        """
+        if self._compiled is None:
+            return ""
+        num_images = self._config.batch_size or self._config.num_images
+        targets = self._wanted(0, torch.zeros(num_images, dtype=torch.int64))
+        shape = (num_images, *self._scorer.spec.image_shape)
+        inputs = torch.zeros(shape, device=self._device, requires_grad=True)
+        try:
+            with self._compiled as loss_of:
+                torch.autograd.grad(loss_of(inputs, targets)[0], inputs)
+        except compiler_errors() as error:
+            self._compiled = None
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return ""
+
+    def _wanted(self, batch: int, targets: Tensor) -> Tensor:
+        num_classes = self._scorer.spec.num_classes
+        return to_device(soften(self._config, targets, num_classes, batch), self._device)
+
+    def _loss_of(self, num_images: int) -> "InversionLoss":
+        """Return what computes the loss: the last, smaller batch is not worth compiling for."""
+        if self._compiled is not None and num_images == self._config.batch_size:
+            return self._compiled
+        return self._eager
 
     def _optimize(
         self, batch: int, targets: Tensor, lr: float, on_step: StepCallback | None
@@ -147,13 +246,11 @@ class Engine:
             [inputs], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
         )
         last_read = time.monotonic()
-        with BatchNormMonitor(self._network) as monitor:
+        with self._loss_of(len(targets)) as loss_of:
             for step in range(steps):
                 adam.param_groups[0]["lr"] = lr * rate_factor(config, step)
                 moved = move(inputs, *moves[step])
-                with autocast(self._device, self._dtype):
-                    logits = self._network(moved.contiguous(memory_format=torch.channels_last))
-                loss, terms = objective(config, moved, logits, targets, monitor.take())
+                loss, terms = loss_of(moved, targets)
                 best.update(inputs.detach(), loss.detach(), terms)
                 (gradient,) = torch.autograd.grad(loss, inputs)
                 # Fused Adam walks through memory: a gradient in another layout would be

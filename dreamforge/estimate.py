@@ -1,35 +1,65 @@
-"""What a run will cost, before it is paid: a few real steps are timed, the rest is arithmetic."""
+"""What a run will cost, before it is paid: a few real steps are timed, the rest is arithmetic.
+
+A run is what is paid once (starting, building the engine, warming up or compiling), then steps,
+then files. Steps are timed in the run's own engine, which is stopped when enough of them are done.
+"""
 
 import dataclasses
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamforge.config import SynthesisConfig
-from dreamforge.engine import Engine
+from dreamforge.config import SynthesisConfig, parse_sparsities
+from dreamforge.engines import num_rehearsed_batches, rehearsing_engine
+from dreamforge.plan import plan_shards
+from dreamforge.resume import shard_attributes
 from shared.device import compute_dtype, num_bytes_free, synchronize
+from shared.dreams import DreamBatch
+from shared.files import sha256_of
+from shared.seeding import generator
+from shared.shards import read_shard, write_shard
 from shared.teacher import Teacher
 
-NUM_TIMED_STEPS = 3
+SECONDS_TO_TIME = 5.0  # of steps, after the first ones
+NUM_DEVICES = 8  # of the machine that the estimate is also made for
 STATE_COPIES = 8  # inputs, gradient, two moments, best, moved, and two in flight; float32
+STEPS_AROUND = 1.0  # noise, targets and the teacher's answer take about as long as a step
 
 
-def estimate(teacher: Teacher, config: SynthesisConfig, device: torch.device) -> dict[str, Any]:
+def estimate(
+    teacher: Teacher, config: SynthesisConfig, device: torch.device, *, seconds_to_start: float = 0
+) -> dict[str, Any]:
     """Return disk, memory and hours of a resolved config on ``device``.
 
     Steps are timed at the run's own batch size where that fits into half of the free memory,
-    else at the largest power of two that does; ``timed_batch_size`` says which.
+    else at the largest power of two that does; ``timed_batch_size`` says which. Files are timed
+    in the temporary folder. Eight devices share whole shards, and each pays again what is paid
+    once.
+
+    Args:
+        teacher: What will be inverted.
+        config: Resolved.
+        device: One of the devices of the run.
+        seconds_to_start: What a process takes before it comes here: imports, the teacher.
     """
-    per_image = activation_num_bytes(teacher, compute_dtype(device, config.precision))
+    per_image = step_num_bytes(teacher, config, device)
     batch_size = config.batch_size or 1
     fitting = max(2, num_bytes_free(device) // (2 * per_image))
     timed = batch_size if batch_size <= fitting else 1 << (fitting.bit_length() - 1)
     probe = dataclasses.replace(config, num_images=timed, batch_size=timed)
-    seconds_per_step = _time_steps(teacher, probe, device)
-    image_steps = config.num_images * (config.steps or 1)
-    seconds = image_steps * seconds_per_step / timed
+    seconds_once, seconds_per_step = _time_steps(teacher, probe, device)
+    steps = (config.steps or 1) + STEPS_AROUND
+    seconds_per_image = steps * seconds_per_step / timed
+    seconds_once += seconds_to_start
+    seconds_once += num_rehearsed_batches(config) * batch_size * seconds_per_image
+    seconds_per_image += _seconds_to_store(teacher, probe)
+    seconds = config.num_images * seconds_per_image
+    num_shards = len(plan_shards(config, Path("dreams.h5")))
+    most = -(-num_shards // NUM_DEVICES) / num_shards  # of the work, on the busiest device
     row = 2 * teacher.spec.num_classes + 8 + 4 + 4
     num_bytes = config.num_images * (_num_values(teacher) + row)
     return {
@@ -38,13 +68,22 @@ def estimate(teacher: Teacher, config: SynthesisConfig, device: torch.device) ->
         "num_bytes_free": num_bytes_free(device),
         "timed_batch_size": timed,
         "image_steps_per_second": timed / seconds_per_step,
-        "hours": seconds / 3600,
-        "hours_on_8_devices": seconds / 3600 / 8,
+        "seconds_once": seconds_once,
+        "hours": (seconds_once + seconds) / 3600,
+        "hours_on_8_devices": (seconds_once + most * seconds) / 3600,
     }
 
 
+def step_num_bytes(teacher: Teacher, config: SynthesisConfig, device: torch.device) -> int:
+    """Return about how many bytes one image keeps alive during a step, in all networks."""
+    dtype = compute_dtype(device, config.precision)
+    adaptive = config.method == "adaptive"
+    num_networks = 1 + (len(parse_sparsities(config.opponent_sparsity)) if adaptive else 0)
+    return num_networks * activation_num_bytes(teacher, dtype)
+
+
 def activation_num_bytes(teacher: Teacher, dtype: torch.dtype) -> int:
-    """Return about how many bytes one image keeps alive during a step.
+    """Return about how many bytes one image keeps alive during a step of one network.
 
     Every leaf module's output in the compute dtype, counted in a forward pass of two images,
     plus the optimiser's copies of the image in float32.
@@ -72,14 +111,69 @@ def _num_values(teacher: Teacher) -> int:
     return channels * height * width
 
 
-def _time_steps(teacher: Teacher, config: SynthesisConfig, device: torch.device) -> float:
-    """Return seconds per step, after one step to warm up."""
-    seconds = []
-    for steps in (1, NUM_TIMED_STEPS):
-        engine = Engine(teacher, dataclasses.replace(config, steps=steps), device)
-        synchronize(device)
-        started = time.perf_counter()
+class _EnoughError(Exception):
+    """Ends a rehearsal. Steps are only interrupted where they report."""
+
+
+class _Stopwatch:
+    """Notes when which step was done, and ends the rehearsal after enough of them."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def __call__(self, step: int, terms: dict[str, float]) -> None:
+        self._marks.append((time.perf_counter(), step))
+        if self._marks[-1][0] - self._marks[0][0] >= SECONDS_TO_TIME:
+            raise _EnoughError
+
+    def read(self) -> tuple[float, float]:
+        """Return when the first step would have begun at the later steps' pace, and that pace."""
+        (first, step), (last, last_step) = self._marks[0], self._marks[-1]
+        pace = (last - first) / (last_step - step)
+        return first - step * pace, pace
+
+
+def _time_steps(
+    teacher: Teacher, config: SynthesisConfig, device: torch.device
+) -> tuple[float, float]:
+    """Return the seconds that are paid once, and those of a step."""
+    started = time.perf_counter()
+    engine = rehearsing_engine(teacher, config, device)
+    watch = _Stopwatch()
+    try:
+        engine.rehearse(config.num_images, watch)
+    except _EnoughError:
+        begun, pace = watch.read()
+        return max(0.0, begun - started), pace
+    synchronize(device)
+    first = time.perf_counter() - started
+    # Batches too short to be stopped in the middle: whole ones, without the first.
+    num_batches, begun = 0, time.perf_counter()
+    while num_batches == 0 or time.perf_counter() - begun < SECONDS_TO_TIME / 2:
         engine.rehearse(config.num_images)
         synchronize(device)
-        seconds.append((time.perf_counter() - started) / steps)
-    return max(1e-9, seconds[-1])
+        num_batches += 1
+    batch = (time.perf_counter() - begun) / num_batches
+    return max(0.0, first - batch), max(1e-9, batch / (config.steps or 1))
+
+
+def _seconds_to_store(teacher: Teacher, config: SynthesisConfig) -> float:
+    """Return the seconds per image of writing shards, reading them once more and their sha256."""
+    spec, num_images = teacher.spec, config.num_images
+    pixels = (num_images, *spec.image_shape)
+    noise = torch.randint(0, 256, pixels, generator=generator(0, "estimate"), dtype=torch.uint8)
+    dreams = DreamBatch(
+        images=noise,
+        labels=torch.zeros(num_images, dtype=torch.int64),
+        logits=torch.zeros(num_images, spec.num_classes, dtype=torch.float16),
+        batch=torch.zeros(num_images, dtype=torch.int32),
+        loss=torch.zeros(num_images),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.h5"
+        attributes = {**shard_attributes(teacher, config, 1), "shard": 0}
+        started = time.perf_counter()
+        write_shard(path, dreams, attributes, compression=config.compress)
+        read_shard(path)
+        sha256_of(path)
+        return (time.perf_counter() - started) / num_images

@@ -66,12 +66,16 @@ def _info(shard: ShardPlan) -> ShardInfo:
 
 
 def _provenance(facts: Mapping[str, Any], spent: Spent, before: Manifest | None) -> dict[str, Any]:
-    """Add the seconds of all processes, and the devices if they were several.
+    """Add how often batches were begun, the seconds of all processes, and several devices.
 
-    Not where the index must come out the same each time: for callers that state no provenance, and
-    in reproducible builds.
+    Durations and devices not where the index must come out the same each time: for callers that
+    state no provenance, and in reproducible builds.
     """
     whole: dict[str, Any] = {"synthetic": True, **facts}
+    attempts_before = before.provenance.get("attempts") if before else None
+    attempts = {**(attempts_before if isinstance(attempts_before, dict) else {}), **spent.attempts}
+    if attempts:  # these diverged, and were made with a lower rate
+        whole["attempts"] = attempts
     if not facts or is_reproducible_build():
         return whole
     earlier = before.provenance.get("seconds") if before else None

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from dreamforge.common_start import StartFile
+from dreamforge.compile_choice import settle_compile
 from dreamforge.config import SynthesisConfig
-from dreamforge.engine import Engine
+from dreamforge.engines import BatchEngine, shard_engines
 from dreamforge.finish import RunFacts, finish_set
 from dreamforge.journal import Journal
 from dreamforge.plan import ShardPlan, plan_shards
@@ -89,12 +91,15 @@ def synthesize(
     """
     started = time.monotonic()
     worker = worker or Worker()
-    config = config.resolve(teacher.spec.image_shape)
+    config = settle_compile(teacher, config.resolve(teacher.spec.image_shape), device)
     shards = plan_shards(config, out)
     attributes = shard_attributes(teacher, config, len(shards))
     journal = Journal(out, attributes, f"{describe_device(device)}, torch {torch.__version__}")
+    start_file = StartFile(out, attributes)
     finished, notes = _look(out, shards, attributes, worker, journal, overwrite=overwrite)
-    missing, damaged = missing_shards(shards, attributes, finished)
+    # Reading all of a set that is being made is left to whoever may be its last worker.
+    known = [shard for shard in shards if finished or worker.makes(shard.number)]
+    missing, damaged = missing_shards(known, attributes, finished)
     notes += damaged
     mine = [shard for shard in missing if worker.makes(shard.number)]
     if finished and len(mine) < len(missing):
@@ -103,14 +108,18 @@ def synthesize(
     num_made = 0
     if mine:
         _refuse_unwritable(out)
-        engine = Engine(teacher, config, device)
+        engine_of_shard, problem = shard_engines(
+            teacher, config, device, start_file, journal, progress
+        )
+        notes += [f"made without compiling, which failed: {problem}"] if problem else []
         reporter = _Reporter(progress, config, mine)
         for shard in mine:
             if problem_of(shard, attributes, _promised(finished, shard)) is None:
                 continue  # another process with the same share was faster
-            notes += _make_shard(out, engine, shard, attributes, reporter, journal)
+            notes += _make_shard(out, engine_of_shard(), shard, attributes, reporter, journal)
             num_made += 1
-    complete = len(mine) == len(missing) or not missing_shards(shards, attributes)[0]
+    made_all = len(known) == len(shards) and len(mine) == len(missing)
+    complete = made_all or _all_there(shards, attributes)
     quality: dict[str, float] = {}
     if complete:
         manifest = finished
@@ -125,6 +134,7 @@ def synthesize(
             manifest = finish_set(out, facts, finished, journal)
         assert manifest is not None
         journal.remove()
+        start_file.remove()
         quality = dict(manifest.quality)
     return SynthesisResult(
         out=out,
@@ -175,13 +185,20 @@ def _refuse_unwritable(out: Path) -> None:
         ) from error
 
 
+def _all_there(shards: Sequence[ShardPlan], attributes: Mapping[str, Any]) -> bool:
+    """Return whether all shards are there and good; none is read while one is not there."""
+    if not all(shard.path.exists() for shard in shards):
+        return False
+    return not missing_shards(shards, attributes)[0]
+
+
 def _promised(finished: Manifest | None, shard: ShardPlan) -> str | None:
     return finished.shards[shard.number].sha256 if finished else None
 
 
 def _make_shard(
     out: Path,
-    engine: Engine,
+    engine: BatchEngine,
     shard: ShardPlan,
     attributes: Mapping[str, Any],
     reporter: "_Reporter",
@@ -195,7 +212,7 @@ def _make_shard(
             if result.attempts > 1:
                 divisor = 2 ** (result.attempts - 1)
                 notes.append(f"batch {plan.number} diverged, made with the rate / {divisor}")
-            facts["attempts"] = max(result.attempts, facts.get("attempts", 1))
+                facts.setdefault("attempts", {})[str(plan.number)] = result.attempts
             batches.append(result.dreams)
             reporter.finish_batch(len(result.dreams), result.terms)
         # Another command on the same output may have begun at the same moment.

@@ -29,7 +29,8 @@ def import_images(
     """Write a set of the images in a folder of class folders, in the order of their paths.
 
     Labels and logits are the teacher's answers: the names of the folders are not looked at, as they
-    would not be there in the case that dreams are for. ``provenance["synthetic"]`` is false.
+    would not be there in the case that dreams are for. ``provenance["synthetic"]`` is false
+    unless ``facts`` say otherwise.
     ``batch`` counts images, since none depends on another, and ``loss`` is 0.
 
     Args:
@@ -71,7 +72,7 @@ def import_images(
             read=read,
             teacher=teacher.spec,
             synthesis={"method": "import"},
-            provenance={**(facts or {}), "synthetic": False, "source": folder.name},
+            provenance={"synthetic": False, "source": folder.name, **(facts or {})},
         ),
         shard_size=shard_size,
         compression=compression,

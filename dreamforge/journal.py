@@ -1,8 +1,8 @@
 """How long a run has taken so far, over all its processes and interruptions.
 
 A hidden file beside the set while it is being made, one JSON object per shard. Best effort: it
-decides nothing but ``provenance["seconds"]`` and ``["devices"]``, so a full disk or a line that two
-machines wrote at once costs a figure, not a run.
+decides nothing but ``seconds``, ``devices`` and ``attempts`` in the provenance, so a full disk or a
+line that two machines wrote at once costs a figure, not a run.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ class Spent:
     Attributes:
         seconds: Of all its processes together; None if nothing is recorded.
         devices: On what, each once, sorted.
+        attempts: How often a batch was begun, by its number as text, where it was not once.
     """
 
     seconds: float | None
     devices: tuple[str, ...]
+    attempts: Mapping[str, int]
 
 
 class Journal:
@@ -48,8 +50,11 @@ class Journal:
         self._device = device
 
     @contextlib.contextmanager
-    def timing(self, shard: int) -> Iterator[dict[str, Any]]:
+    def timing(self, shard: int | None) -> Iterator[dict[str, Any]]:
         """Record how long the block took, even if it was interrupted.
+
+        Args:
+            shard: Which one it makes; None for what comes before all of them.
 
         Yields:
             More facts for the line, to be filled in.
@@ -71,7 +76,11 @@ class Journal:
         rows = [row for row in map(_parse, text.splitlines()) if row.get("run") == self._run]
         seconds = [row["seconds"] for row in rows]
         devices = {str(row["device"]) for row in rows if row.get("device")}
-        return Spent(seconds=sum(seconds) if seconds else None, devices=tuple(sorted(devices)))
+        return Spent(
+            seconds=sum(seconds) if seconds else None,
+            devices=tuple(sorted(devices)),
+            attempts=_attempts(rows),
+        )
 
     def remove(self) -> None:
         """Remove the file, if it is there and may be removed."""
@@ -89,6 +98,13 @@ class Journal:
                 os.write(descriptor, line.encode())
             finally:
                 os.close(descriptor)
+
+
+def _attempts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    recorded = [row["attempts"] for row in rows if isinstance(row.get("attempts"), dict)]
+    pairs = [pair for attempts in recorded for pair in attempts.items()]
+    numbers = sorted((int(batch), made) for batch, made in pairs if batch.isdecimal())
+    return {str(batch): made for batch, made in numbers if type(made) is int}
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Where dreams start, what they are to become, and how they are moved between steps."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dreamforge.config import SynthesisConfig
 from shared.seeding import generator
 
 
@@ -39,6 +41,36 @@ def balanced_targets(num_classes: int, seed: int, start: int, stop: int) -> Tens
     ]
     offset = first * num_classes
     return torch.cat(cycles)[start - offset : stop - offset]
+
+
+def soften(config: SynthesisConfig, targets: Tensor, num_classes: int, batch: int) -> Tensor:
+    """Return what the class loss compares with: the targets themselves, or probabilities.
+
+    ``hard``: ``targets``. ``soft``: a share ``config.target_smoothing`` spread evenly over all
+    classes (Szegedy et al. 2016, arXiv:1512.00567). ``pairs``: a share ``p``, uniform in
+    (1/2, 1], of the target and ``1 - p`` of another class drawn for each image, so that dreams
+    lie on both sides of every decision border, near and far.
+
+    Args:
+        config: Resolved.
+        targets: int64 ``(N,)``, on the CPU.
+        num_classes: K.
+        batch: Number of the batch, which names the stream of the draws.
+
+    Returns:
+        int64 ``(N,)``, or float32 ``(N, K)`` whose rows sum to 1 and are largest at the target.
+    """
+    if config.targets == "hard":
+        return targets
+    chosen = F.one_hot(targets, num_classes).float()
+    if config.targets == "soft":
+        share = config.target_smoothing or 0.0
+        return chosen * (1 - share) + share / num_classes
+    draws = generator(config.seed, "pairs", batch)
+    away = torch.randint(1, max(2, num_classes), targets.shape, generator=draws)
+    partners = F.one_hot((targets + away) % num_classes, num_classes).float()
+    lesser = torch.rand(len(targets), 1, generator=draws) / 2  # in [0, 1/2)
+    return chosen * (1 - lesser) + partners * lesser
 
 
 def jitters(

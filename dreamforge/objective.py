@@ -5,6 +5,7 @@ that one weight serves every architecture (with sums, a weight that suits ResNet
 ResNet-50: docs/method.md).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from dreamforge.bn_stats import BatchStats
 from dreamforge.config import SynthesisConfig
 
 EPSILON = 1e-5  # BatchNorm's own default; keeps channels that never fire from dominating
+IMPOSSIBLE = -1e4  # a logit of probability 0, whose gradient is 0 and not NaN
 
 
 def objective(
@@ -23,6 +25,7 @@ def objective(
     logits: Tensor,
     targets: Tensor,
     stats: Sequence[BatchStats],
+    opponent_logits: Sequence[Tensor] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum and its unweighted terms.
 
@@ -30,11 +33,13 @@ def objective(
         config: Weights and kinds of the terms. A term of weight 0 is not computed.
         inputs: Normalised ``(N, C, H, W)``, float32, as the network saw them.
         logits: ``(N, K)``, any float dtype.
-        targets: int64 ``(N,)``.
+        targets: Classes, int64 ``(N,)``, or their probabilities, float32 ``(N, K)``.
         stats: One per BatchNorm call.
+        opponent_logits: The opponents' answers, each ``(N, K)``; with none nothing competes.
 
     Returns:
-        A scalar float32 and detached scalars by name: ``class``, ``bn``, ``tv``, ``l2``.
+        A scalar float32 and detached scalars by name: ``class``, ``diversity``, ``competition``,
+        ``bn``, ``tv``, ``l2``.
     """
     terms: dict[str, tuple[float, Tensor]] = {}
     if config.class_weight:
@@ -43,6 +48,13 @@ def objective(
         else:
             value = F.cross_entropy(logits.float(), targets)
         terms["class"] = config.class_weight, value
+    if config.diversity_weight:
+        labels = targets if targets.dim() == 1 else targets.argmax(1)
+        terms["diversity"] = config.diversity_weight, sameness(logits.float(), labels)
+    if config.competition_weight and opponent_logits:
+        temperature = config.opponent_temperature
+        agreements = [competition(logits, other, temperature) for other in opponent_logits]
+        terms["competition"] = config.competition_weight, torch.stack(agreements).mean()
     if config.bn_weight:
         distance = bn_kl if config.bn_distance == "kl" else bn_l2
         terms["bn"] = config.bn_weight, distance(stats, config.first_bn_multiplier)
@@ -63,6 +75,53 @@ def entropy(logits: Tensor) -> Tensor:
     """
     log_probabilities = logits.log_softmax(1)
     return -(log_probabilities.exp() * log_probabilities).sum(1).mean()
+
+
+def competition(teacher_logits: Tensor, opponent_logits: Tensor, temperature: float) -> Tensor:
+    """Return how much two networks agree: 1 where they answer the same, 0 where the opposite.
+
+    ``1 - JS(p, q) / ln 2``, averaged over the images, with the Jensen-Shannon divergence of the
+    answers ``p`` and ``q`` at ``temperature``: R_compete of Yin et al. 2020 (arXiv:1912.08795).
+    Unlike there, the divergence is divided by its maximum. A scalar float32; gradients flow into
+    both arguments.
+
+    Args:
+        teacher_logits: ``(N, K)``, any float dtype.
+        opponent_logits: Likewise.
+        temperature: Above 0.
+    """
+    p = (teacher_logits.float() / temperature).log_softmax(1)
+    q = (opponent_logits.float() / temperature).log_softmax(1)
+    middle = torch.logaddexp(p, q) - math.log(2)
+    divergence = p.exp() * (p - middle) + q.exp() * (q - middle)
+    return 1 - divergence.sum(1).mean() / (2 * math.log(2))
+
+
+def sameness(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how alike the dreams of a class are in what else they resemble, from 0 to 1.
+
+    What a network answers beyond the label is what distillation teaches (non-target knowledge,
+    Zhao et al. 2022, arXiv:2203.08679). 1 where all dreams of a class share one distribution over
+    the other classes; 0 where each resembles a single other class, and all of these equally
+    often. That is one minus the mutual information between dream and runner-up (Krause et al.
+    2010), ``H(mean p) - mean H(p)`` within each class, over its maximum ``ln(K - 1)``.
+
+    Args:
+        logits: float32 ``(N, K)``.
+        labels: int64 ``(N,)``; a class with a single dream counts as 1.
+
+    Returns:
+        A scalar float32; constant for two classes, which have only one runner-up each.
+    """
+    num_images, num_classes = logits.shape
+    members = F.one_hot(labels, num_classes).to(logits.dtype)
+    others = logits.masked_fill(members.bool(), IMPOSSIBLE).log_softmax(1)
+    single = -(others.exp() * others).sum(1).mean()
+    sizes = members.sum(0)
+    mean = members.T @ others.exp() / sizes.clamp_min(1).unsqueeze(1)
+    joint = -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum(1)
+    information = (sizes * joint).sum() / num_images - single
+    return 1 - information / math.log(max(2, num_classes - 1))
 
 
 def bn_kl(stats: Sequence[BatchStats], first_multiplier: float = 1.0) -> Tensor:

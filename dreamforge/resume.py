@@ -55,7 +55,7 @@ def refuse_other_runs(
         FormatVersionError: If a newer dreamforge made them.
     """
     planned = {shard.path for shard in shards}
-    for path in _shards_at(out):
+    for path in shards_at(out):
         if refuse_foreign(out, path, attributes) and path not in planned:
             _refuse(out, [f"found {path.name}"])
 
@@ -121,8 +121,8 @@ def missing_shards(
     """
     promised = {shard.name: shard.sha256 for shard in finished.shards} if finished else {}
     missing, notes = [], []
+    remove_stale_temporaries(*(shard.path for shard in shards))
     for shard in shards:
-        remove_stale_temporaries(shard.path)
         problem = problem_of(shard, attributes, promised.get(shard.path.name))
         if problem is not None:
             missing.append(shard)
@@ -178,12 +178,13 @@ def remove_set(out: Path, shards: Sequence[ShardPlan], worker: Worker) -> None:
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     planned = {shard.path for shard in shards}
     own = {shard.path for shard in shards if worker.makes(shard.number)}
-    for path in _shards_at(out):
+    for path in shards_at(out):
         if path in own or (path not in planned and worker.index == 0):
             path.unlink(missing_ok=True)
 
 
-def _shards_at(out: Path) -> list[Path]:
+def shards_at(out: Path) -> list[Path]:
+    """Return whatever files beside ``out`` are called like its shards, sorted by name."""
     return sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5"))
 
 

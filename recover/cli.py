@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recover.cli_budget import BUDGET, Budget
+from recover.cli_compare import compare
 from recover.cli_options import (
     AS_JSON,
     DREAMS,
@@ -14,15 +16,15 @@ from recover.cli_options import (
     open_real_images,
     open_teacher,
     percent,
+    recovery_config,
     recovery_options,
     warn,
 )
 from recover.cli_prune import prune
 from recover.cli_sweep import SWEEP_COMMANDS
-from recover.config import PRESETS, RecoverConfig
+from recover.settings import default_suffix
 from shared.cli import (
     Tool,
-    build_config,
     command_line,
     emit,
     format_duration,
@@ -33,6 +35,7 @@ from shared.cli import (
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
+    from recover.costs import Costs
     from recover.plan import RecoveryPlan
     from recover.report import RecoveryReport
 
@@ -52,9 +55,12 @@ def main() -> None:
 @main.command()
 @DREAMS
 @click.option(
-    "--out", type=FILE, help="folder of the results  [default: <dreams>-s<sparsity>, here]"
+    "--out",
+    type=FILE,
+    help="folder of the results  [default: <dreams>-s<sparsity>, here; <dreams>-<student>...]",
 )
 @recovery_options()
+@BUDGET
 @click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
@@ -64,6 +70,7 @@ def run(
     eval_data: str | None,
     preset: str,
     allow_teacher_mismatch: bool,  # noqa: FBT001
+    budget: str | None,
     overwrite: bool,  # noqa: FBT001
     dry_run: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
@@ -71,29 +78,65 @@ def run(
 ) -> None:
     """Prune a copy of the teacher, and distil the teacher into it on a dream set.
 
-    The same command again goes on where it was interrupted.
+    The same command again goes on where it was interrupted. Under torchrun, all processes teach one
+    student: each takes its part of every batch, and the result is that of one process.
 
     \b
     Examples:
       recover run --dreams dreams.h5 --sparsity 0.8
       recover run --teacher resnet50.pt --dreams dreams.h5 --sparsity 0.9 --out student
       recover run --dreams dreams.h5 --sparsity 0.9 --eval-data cifar10:data --json
+      recover run --dreams dreams.h5 --sparsity 0.9 --budget 10m
+      recover run --dreams dreams.h5 --student cifar_resnet18 --out transfer
+      torchrun --nproc-per-node 4 -m recover run --dreams dreams.h5 --out student
     """
-    config: RecoverConfig = build_config(RecoverConfig, arguments, PRESETS[preset])
-    out = out or Path(f"{dreams_path.stem}-s{config.sparsity:g}")
+    time_given = Budget(budget, arguments["steps"])
+    config = recovery_config(preset, arguments, ("steps",) if budget else ())
+    out = out or Path(f"{dreams_path.stem}{default_suffix(config)}")
 
     from recover.folder import RunFolder
+    from recover.parallel import follow, launched_group
     from recover.pipeline import recover_student
     from recover.plan import plan_recovery
     from recover.preparation import prepare
     from shared.dreamset import DreamSet
 
-    RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
-    dreams = DreamSet.open(dreams_path)
-    teacher = open_teacher(dreams, arguments)
-    mismatch = {"allow_teacher_mismatch": allow_teacher_mismatch}
+    with launched_group(config) as (group, config):
+        RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
+        dreams = DreamSet.open(dreams_path)
+        teacher = open_teacher(dreams, arguments)
+        shared: dict[str, Any] = {"allow_teacher_mismatch": allow_teacher_mismatch, "group": group}
+        looks = group.leads and (budget is not None or not dry_run)
+        real = open_real_images(eval_data, teacher.spec) if looks else None
+        if budget is not None:
+            config = time_given.fit(
+                prepare(config, teacher, dreams, **shared),
+                out,
+                len(real.images) if real else None,
+                overwrite=overwrite,
+                write=not dry_run,
+            )
+            overwrite = False  # of an earlier run nothing is left but the steps just chosen
+        if dry_run:
+            plan = plan_recovery(prepare(config, teacher, dreams, **shared))
+        elif group.leads:
+            with progress_display() as progress:
+                report = recover_student(
+                    config,
+                    teacher,
+                    dreams,
+                    real,
+                    out,
+                    progress,
+                    overwrite=overwrite,
+                    command=command_line(),
+                    **shared,
+                )
+        else:
+            follow(config, teacher, dreams, **shared)
+    if not group.leads:
+        return
     if dry_run:
-        plan = plan_recovery(prepare(config, teacher, dreams, **mismatch))
         warn(plan.warnings)
         emit(
             {**plan.to_json(), "out": str(out)},
@@ -101,19 +144,6 @@ def run(
             render=lambda: _show_plan(plan, out),
         )
         return
-    real = open_real_images(eval_data, teacher.spec)
-    with progress_display() as progress:
-        report = recover_student(
-            config,
-            teacher,
-            dreams,
-            real,
-            out,
-            progress,
-            overwrite=overwrite,
-            command=command_line(),
-            **mismatch,
-        )
     warn(report.warnings)
     emit(report.to_json(), as_json=as_json, render=lambda: _show_report(report))
 
@@ -124,12 +154,18 @@ def run(
 @click.option("--dreams", "dreams_path", type=FILE, help="dream set to measure agreement on")
 @TEACHER
 @teacher_options
+@click.option(
+    "--student",
+    metavar="ARCH",
+    help="the student's architecture, where its file names code: package.module:factory",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N")
 @AS_JSON
 def evaluate(
     student_path: Path,
     eval_data: str | None,
     dreams_path: Path | None,
+    student: str | None,
     device: str,
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
@@ -148,23 +184,23 @@ def evaluate(
         raise click.UsageError("nothing to judge by: pass --eval-data, --dreams or both")
 
     from recover.examine import examine_student
-    from recover.export import load_student
+    from recover.export import load_student, teacher_beside
     from shared.dreamset import DreamSet
     from shared.teacher import load_teacher
 
     path = student_path / "student.safetensors" if student_path.is_dir() else student_path
-    student = load_student(path)
+    saved = load_student(path, student)
     dreams = DreamSet.open(dreams_path) if dreams_path else None
     options = teacher_arguments(arguments)
     teacher_path = arguments["teacher_path"]
     teacher = (
-        load_teacher(teacher_path, spec=student.classifier.spec, **options)
+        load_teacher(teacher_path, spec=teacher_beside(saved), **options)
         if teacher_path is not None
         else None
     )
-    real = open_real_images(eval_data, student.classifier.spec)
+    real = open_real_images(eval_data, saved.classifier.spec)
     with progress_display() as progress:
-        verdict = examine_student(student, teacher, dreams, real, device, progress)
+        verdict = examine_student(saved, teacher, dreams, real, device, progress)
     record = {"student": str(path), **verdict.to_json()}
     warn(verdict.warnings)
     emit(record, as_json=as_json, render=lambda: _show_verdict(str(path), record))
@@ -177,25 +213,41 @@ def _show_report(report: "RecoveryReport") -> None:
             name,
             *([percent(stage.accuracy)] if with_accuracy else []),
             percent(stage.agreement),
+            percent(stage.score),
             f"{stage.num_nonzero:,}",
         ]
-        for name, stage in report.stages.items()
+        for name, stage in report.shown_stages.items()
     ]
     accuracy = ["accuracy on real images"] if with_accuracy else []
     on = "real images" if with_accuracy else "held-out dreams"
+    title = f"{100 * report.sparsity:.4g} % of {report.num_weights:,} weights pruned"
     show_table(
-        f"{100 * report.sparsity:.4g} % of {report.num_weights:,} weights pruned",
-        ["", *accuracy, f"agreement with the teacher on {on}", "non-zero weights"],
+        title if report.student is None else f"{report.student}: {title}",
+        ["", *accuracy, f"agreement with the teacher on {on}", "score", "non-zero weights"],
         rows,
     )
+    if report.student is not None and report.costs is not None:
+        click.echo(_beside_teacher(report.costs))
     click.echo(f"student: {report.out}/student.safetensors")
     click.echo(f"report: {report.out}/report.json")
+
+
+def _beside_teacher(costs: "Costs") -> str:
+    from recover.tables import num_bytes
+
+    macs, size = costs.macs_teacher or 0, num_bytes(costs.num_bytes_teacher or 0)
+    return (
+        f"one image costs {costs.macs_dense / 1e6:,.4g} M multiply-adds, in the teacher "
+        f"{macs / 1e6:,.4g} M; its weights take {num_bytes(costs.num_bytes_dense)}, the teacher's "
+        f"{size}"
+    )
 
 
 def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
     shape = "x".join(map(str, plan.image_shape))
     rows = [
         ("network", f"{plan.architecture}, {plan.num_classes} classes, {shape}"),
+        *([("student", plan.student)] if plan.config["student"] else []),
         ("weights kept", f"{plan.num_kept:,} of {plan.num_weights:,}"),
         ("dreams", f"{plan.num_train:,} to train on, {plan.num_held_out:,} held out"),
         ("steps", f"{plan.steps:,} of {plan.config['batch_size']} dreams"),
@@ -218,11 +270,12 @@ def _show_verdict(path: str, record: dict[str, Any]) -> None:
             ("accuracy on real images", percent(record["accuracy"])),
             ("agreement with the teacher on real images", percent(record["agreement"])),
             ("agreement with the teacher on dreams", percent(record["agreement_on_dreams"])),
+            ("score on varied dreams", percent(record["score"])),
             ("sparsity", percent(record["sparsity"])),
             ("non-zero weights", f"{record['num_nonzero']:,} of {record['num_weights']:,}"),
         ],
     )
 
 
-for _command in (prune, *SWEEP_COMMANDS):
+for _command in (prune, *SWEEP_COMMANDS, compare):
     main.add_command(_command)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recover.config import PRESETS, RecoverConfig
-from shared.cli import config_options, say, teacher_arguments, teacher_options
+from recover.settings import base_settings, remark_on_student
+from shared.cli import build_config, config_options, say, teacher_arguments, teacher_options
 
 if TYPE_CHECKING:
     from shared.dreamset import DreamSet
@@ -57,6 +58,23 @@ def recovery_options(*, without: tuple[str, ...] = ()) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+def recovery_config(
+    preset: str, arguments: dict[str, Any], chosen_later: tuple[str, ...] = ()
+) -> RecoverConfig:
+    """Return the config of a command's options; what --student chose is said on stderr.
+
+    Args:
+        preset: Its name.
+        arguments: Of the command.
+        chosen_later: Fields that something else will choose: nothing is said of them.
+    """
+    remark = remark_on_student(preset, arguments | dict.fromkeys(chosen_later, "later"))
+    if remark is not None:
+        say(f"recover: {remark}")
+    config: RecoverConfig = build_config(RecoverConfig, arguments, base_settings(preset, arguments))
+    return config
 
 
 def open_teacher(dreams: "DreamSet", arguments: dict[str, Any]) -> "Teacher":

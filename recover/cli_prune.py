@@ -62,7 +62,8 @@ def prune(
     Energy lost is the part of a layer's squared weights that is pruned. With --dreams each layer's
     sensitivity is measured, too: the network's agreement with the teacher when that layer alone is
     pruned to --sparsity, with no repair; the last line is the network with all layers pruned. A
-    student saved with --dreams has its BatchNorm statistics estimated again on them.
+    student saved with --dreams is reconstructed and repaired on them, as --reconstruct and --repair
+    say.
 
     \b
     Examples:
@@ -82,7 +83,7 @@ def prune(
     if out is not None:
         RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
     teacher, dreams = _open(dreams_path, arguments)
-    mismatch = {"allow_teacher_mismatch": allow_teacher_mismatch}
+    mismatch: dict[str, Any] = {"allow_teacher_mismatch": allow_teacher_mismatch}
     images, warnings = None, teacher.spec.assumptions
     if dreams is not None:
         setup = prepare(config, teacher, dreams, **mismatch)

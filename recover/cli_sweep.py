@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from recover.cli_budget import BUDGET, Budget
 from recover.cli_options import (
     AS_JSON,
     DREAMS,
     FILE,
     open_real_images,
     open_teacher,
+    recovery_config,
     recovery_options,
     warn,
 )
-from recover.config import PRESETS, RecoverConfig
+from recover.settings import student_suffix
 from shared.cli import (
-    build_config,
     command_line,
     emit,
     format_duration,
@@ -28,6 +29,7 @@ from shared.cli import (
     show_table,
 )
 from shared.cli_progress import progress_display
+from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from recover.plan import RecoveryPlan
@@ -52,6 +54,13 @@ if TYPE_CHECKING:
     help="folder of the levels' folders  [default: <dreams>-sweep, here]",
 )
 @recovery_options(without=("sparsity",))
+@BUDGET
+@click.option(
+    "--warm-start",
+    is_flag=True,
+    help="start each level from the student of the level below instead of the teacher; levels then "
+    "run one after another",
+)
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
 @click.option("--overwrite", is_flag=True, help="replace the levels that are in --out")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
@@ -62,6 +71,8 @@ def sweep(
     out: Path | None,
     eval_data: str | None,
     preset: str,
+    budget: str | None,
+    warm_start: bool,  # noqa: FBT001
     worker: str | None,
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
@@ -71,6 +82,8 @@ def sweep(
     The same command again runs what is not finished: a level that was interrupted goes on from
     its checkpoint, a finished one stays. Under torchrun, or with --worker, levels are shared out.
 
+    --budget is for the whole sweep: every level gets the same number of steps.
+
     \b
     Examples:
       recover sweep --dreams dreams.h5 --sparsity 0.5,0.8,0.9,0.95
@@ -78,23 +91,40 @@ def sweep(
       recover sweep --dreams dreams.h5 --out levels --worker 0/2
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
+    from recover.preparation import prepare
     from recover.sweep import finished_results, parse_sparsities, plan_levels, run_sweep
     from recover.tables import levels_table
+    from recover.warm_start import warm_starts
     from shared.device import resolve_device
     from shared.dreamset import DreamSet
     from shared.workers import find_worker
 
+    time_given = Budget(budget, arguments["steps"])
     me, local_rank = find_worker(worker)
     overwrite, mismatch = arguments["overwrite"], arguments["allow_teacher_mismatch"]
     levels = parse_sparsities(sparsities)
-    base: RecoverConfig = build_config(RecoverConfig, arguments, PRESETS[preset])
+    base = recovery_config(preset, arguments)
     base = dataclasses.replace(base, device=str(resolve_device(base.device, local_rank)))
     configs = [dataclasses.replace(base, sparsity=sparsity) for sparsity in levels]
-    out = out or Path(f"{dreams_path.stem}-sweep")
+    out = out or Path(f"{dreams_path.stem}{student_suffix(base)}-sweep")
     dreams = DreamSet.open(dreams_path)
     teacher = open_teacher(dreams, arguments)
     real = open_real_images(eval_data, teacher.spec)
     num_real = None if real is None else len(real.images)
+    if budget is not None:
+        _refuse_to_overwrite(me, overwrite=overwrite)
+        base = time_given.fit(
+            prepare(configs[-1], teacher, dreams, allow_teacher_mismatch=mismatch),
+            out,
+            num_real,
+            num_levels=-(-len(levels) // me.count),
+            overwrite=overwrite,
+            write=not arguments["dry_run"],
+        )
+        configs = [dataclasses.replace(config, steps=base.steps) for config in configs]
+    if warm_start:
+        _refuse_workers(me)
+        configs = list(warm_starts(configs))
     plan = plan_levels(configs, teacher, dreams, num_real, out, overwrite=overwrite)
     if arguments["dry_run"]:
         _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
@@ -177,6 +207,22 @@ def report(
 
 
 SWEEP_COMMANDS = (sweep, report)
+
+
+def _refuse_workers(me: "Worker") -> None:
+    if me.count > 1:
+        raise ConfigError(
+            f"--warm-start: found {me.count} workers, expected one: each level waits for the one "
+            "below"
+        )
+
+
+def _refuse_to_overwrite(me: "Worker", *, overwrite: bool) -> None:
+    if overwrite and me.count > 1:
+        raise ConfigError(
+            f"--budget: found --overwrite and {me.count} workers, of which each would choose other "
+            "steps; expected one worker, or an --out that is not there yet"
+        )
 
 
 def _dry_run(

@@ -34,6 +34,15 @@ class RecoverConfig:
         "by magnitude relative to the layer's larger weights (Lee et al. 2021)",
         choices=("global", "uniform", "erk", "lamp"),
     )
+    student: str | None = option(
+        None,
+        "teach another architecture than the teacher's: resnet20, a torchvision name, timm:NAME or "
+        "package.module:factory; nothing of it is pruned unless --sparsity says so",
+        metavar="ARCH",
+    )
+    student_weights: str | None = option(
+        None, "checkpoint that --student starts from  [default: random weights]", metavar="FILE"
+    )
     keep: str | None = option(
         None,
         "tensors that are never pruned: glob patterns of their names, separated by commas; the "
@@ -69,6 +78,11 @@ class RecoverConfig:
     scale_loss: bool = option(
         True, "multiply the loss by the temperature squared (Hinton et al. 2015)"
     )
+    standardize_logits: bool = option(
+        False,
+        "give the logits of every image mean 0 and deviation 1 before the softmaxes (Sun et al. "
+        "2024); then lower --temperature, such as 2",
+    )
     mix: str = option(
         "cutmix",
         "mix the dreams of a batch; the teacher answers to the mixed images",
@@ -83,8 +97,29 @@ class RecoverConfig:
         "BatchNorm while distilling: statistics of the batch, or frozen running ones",
         choices=("train", "frozen"),
     )
+    ema: float = option(
+        0.0,
+        "save the average of the student over the steps, with this decay, such as 0.99, instead of "
+        "the last one; 0: off",
+        min=0,
+        below=1,
+    )
+    repair: str = option(
+        "batch-norm",
+        "after pruning; batch-norm: estimate the statistics again on dreams; matched: "
+        "give every channel the mean and variance that it has in the dense network on the same "
+        "dreams (after Jordan et al. 2023), and correct the biases that no BatchNorm follows",
+        choices=("none", "batch-norm", "matched"),
+    )
+    reconstruct: str = option(
+        "none",
+        "before the repair; least-squares: fit the weights that are left, layer by layer, to the "
+        "dense network's outputs on dreams (after Hubara et al. 2021); a gradual run starts dense "
+        "and only reports it",
+        choices=("none", "least-squares"),
+    )
     repair_images: int = option(
-        2048, "dreams that re-estimate the BatchNorm statistics after pruning; 0: no repair", min=0
+        2048, "dreams that repair and reconstruction look at; 0: neither of them", min=0
     )
     final_repair: bool = option(
         False, "re-estimate them again at the end, kept if agreement on held-out dreams is no lower"
@@ -100,6 +135,10 @@ class RecoverConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     checkpoint_every: float = option(60.0, "seconds between two checkpoints", above=0)
+    # No flag of a run: the sparsity of the level that `recover sweep --warm-start` starts this one
+    # from, 0 where that is the teacher. The level below has the same config otherwise, so this
+    # number says which student it is.
+    warm_start: float | None = None
 
     def __post_init__(self) -> None:
         validate(self)
@@ -107,6 +146,33 @@ class RecoverConfig:
             raise ConfigError(
                 f"--allocation lamp: found --importance {self.importance}, expected magnitude, "
                 "which is what LAMP rescales"
+            )
+        if self.student_weights is not None and self.student is None:
+            raise ConfigError(
+                f"--student-weights {self.student_weights}: found no --student, expected the "
+                "architecture that the weights are of"
+            )
+        if self.bn_mode == "frozen" and self.student and self.student_weights is None:
+            raise ConfigError(
+                f"--bn-mode frozen: found --student {self.student} with random weights, expected "
+                "train, or --student-weights: its BatchNorm remembers nothing yet"
+            )
+        if self.reconstruct != "none" and self.repair_images == 0:
+            raise ConfigError(
+                f"--reconstruct {self.reconstruct}: found --repair-images 0, expected dreams to "
+                "fit the weights to"
+            )
+        if self.student and self.student_weights is None and self.repair_images:
+            for name, value in (("--repair", self.repair), ("--reconstruct", self.reconstruct)):
+                if value in ("matched", "least-squares"):
+                    raise ConfigError(
+                        f"{name} {value}: found --student {self.student} with random weights, "
+                        "expected a trained network to be near to; pass --student-weights"
+                    )
+        if self.warm_start is not None and not 0 <= self.warm_start <= self.sparsity:
+            raise ConfigError(
+                f"--warm-start: found a student of sparsity {self.warm_start:g}, expected at "
+                f"most the {self.sparsity:g} that it is pruned to"
             )
         if self.final_repair and self.holdout == 0:
             raise ConfigError(
@@ -139,6 +205,8 @@ PRUNING_OPTIONS = (
     "keep_first",
     "keep_last",
     "batch_size",
+    "repair",
+    "reconstruct",
     "repair_images",
     "holdout",
     "seed",

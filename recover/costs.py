@@ -36,7 +36,7 @@ LEAST_TIMED_RUNS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What a student costs, next to the dense network of the same architecture.
+    """What a student costs, next to the dense network of its architecture and to its teacher.
 
     Attributes:
         num_bytes_dense: Parameters and statistics as float32.
@@ -45,12 +45,16 @@ class Costs:
         num_bytes_gzip: The safetensors file through ``gzip -6``.
         macs_dense: Multiply-adds of convolutions and linear layers for one image, zeros included.
         macs_sparse: Those of them whose weight is not zero.
-        seconds_teacher: One image through the dense network: median of the runs.
+        seconds_teacher: One image through the teacher: median of the runs.
         seconds_student: One image through the student, likewise, in turns with the other.
         num_runs: How many runs each median is of.
         num_threads: PyTorch's, on the CPU.
         device: That was measured on.
         note: What zeros are good for.
+        num_weights_teacher: Prunable weights of the teacher. This and the next two differ from the
+            student's own where it has another architecture; None in reports of earlier versions.
+        num_bytes_teacher: The teacher's parameters and statistics as float32.
+        macs_teacher: The teacher's multiply-adds for one image.
     """
 
     num_bytes_dense: int
@@ -64,6 +68,9 @@ class Costs:
     num_threads: int
     device: str
     note: str = NOTE
+    num_weights_teacher: int | None = None
+    num_bytes_teacher: int | None = None
+    macs_teacher: int | None = None
 
 
 def measure_costs(student: nn.Module, teacher: nn.Module, image_shape: tuple[int, ...]) -> Costs:
@@ -89,6 +96,9 @@ def measure_costs(student: nn.Module, teacher: nn.Module, image_shape: tuple[int
         num_runs=len(latency["student"]),
         num_threads=torch.get_num_threads(),
         device=describe_device(device),
+        num_weights_teacher=sum(weight.numel() for weight in prunable_weights(teacher).values()),
+        num_bytes_teacher=num_bytes_dense(teacher),
+        macs_teacher=count_macs(teacher, image)[0],
     )
 
 

@@ -10,18 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recover.allocation import choose_masks
+from recover.averaging import RunningAverage
 from recover.config import RecoverConfig
 from recover.folding import folded
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
+from recover.loss import distillation_loss
 from recover.masks import Masks
+from recover.optimizer import gradients, make_optimizer
 from recover.schedule import is_pruning_step, learning_rate, sparsity_at
+from recover.whole_batch import whole_batch_statistics
 from shared.augment import cutmix, random_flip, random_shift
 from shared.device import autocast, compute_dtype
+from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
 from shared.feed import Feed
 from shared.images import to_pixels
@@ -31,25 +35,6 @@ from shared.teacher import Teacher, batch_norms
 
 STEPS_PER_ROW = 50  # between two rows of metrics.jsonl: the only waits for the device
 SECONDS_PER_REPORT = 1.0  # between two reports of progress
-
-
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the KL divergence of the student's softened answer from the teacher's.
-
-    ``KL(softmax(t / T) || softmax(s / T)) T^2``, averaged over the batch; the factor keeps the
-    gradient's size as T grows (Hinton et al. 2015, arXiv:1503.02531, section 2.1).
-
-    Args:
-        logits: The student's, float ``(N, K)``.
-        teacher_logits: Float ``(N, K)``.
-        temperature: Positive.
-
-    Returns:
-        A float32 scalar, at least 0; 0 when the softened answers are equal.
-    """
-    student = F.log_softmax(logits.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def augment(images: Tensor, config: RecoverConfig, step: int) -> Tensor:
@@ -71,6 +56,7 @@ class Distillation:
         student: The network that learns, pruned where ``masks`` say.
         masks: In force now; in gradual mode they grow with the steps.
         step: How many steps are done.
+        group: The processes that teach it together.
 
     Args:
         student: On ``device``; it is trained in place.
@@ -79,6 +65,7 @@ class Distillation:
         config: Resolved for the images.
         device: To compute on.
         masks: What is pruned before the first step.
+        group: Processes that teach the same student together; each sees its part of every batch.
     """
 
     def __init__(
@@ -90,6 +77,7 @@ class Distillation:
         config: RecoverConfig,
         device: torch.device,
         masks: Masks,
+        group: Group = ALONE,
     ) -> None:
         self.student = student.to(memory_format=torch.channels_last).requires_grad_(True)
         self.masks = masks
@@ -99,9 +87,11 @@ class Distillation:
         self._teacher_network = folded(teacher.network).to(memory_format=torch.channels_last)
         self._feed = feed
         self._device = device
+        self.group = group
+        self._average = RunningAverage(student, config.ema) if config.ema else None
         self._dtype = compute_dtype(device, config.precision)
         self._factor = 1.0 if config.scale_loss else config.temperature**-2
-        self._optimizer = _optimizer(student, config)
+        self._optimizer = make_optimizer(student, config)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
         self._set_modes()
@@ -111,17 +101,29 @@ class Distillation:
         config = self._config
         if is_pruning_step(config, self.step):
             self._prune(sparsity_at(config, self.step))
-        images, _ = self._feed.batch(self.step)
-        loss = self._loss(augment(images, config, self.step))
+        # Every process draws for the whole batch and keeps its part: that costs far less than the
+        # part's forward pass, and the draws are those of a process that is alone.
+        images = augment(self._feed.batch(self.step)[0], config, self.step)
+        part = self.group.part(images)
+        loss = self._loss(part) * (len(part) / len(images))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = loss.detach()
+        self.group.add_up([*gradients(self.student), loss])
         self.masks.apply_to_gradients(self.student)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self._optimizer.step()
-        self._loss_sum += loss.detach()
+        if self._average is not None:
+            self._average.update(self.student, self.step)
+        self._loss_sum += loss
         self._loss_count += 1
         self.step += 1
+
+    @property
+    def taught(self) -> nn.Module:
+        """What the steps so far have made: the student, or its average where there is one."""
+        return self.student if self._average is None else self._average.network
 
     def row(self) -> dict[str, float]:
         """Return a row of metrics: the mean loss since the last row. Waits for the device.
@@ -147,6 +149,7 @@ class Distillation:
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, for :meth:`restore`."""
         self.masks.check(self.student)
+        self.masks.check(self.taught)
         return {
             "step": self.step,
             "student": self.student.state_dict(),
@@ -156,6 +159,7 @@ class Distillation:
                 if "momentum_buffer" in self._optimizer.state.get(parameter, {})
             },
             "masks": dict(self.masks.kept),
+            "average": None if self._average is None else self._average.state(),
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
         }
@@ -173,9 +177,18 @@ class Distillation:
             for name, mask in self.masks.kept.items()
         }
         self.masks = Masks(kept, sum(int(mask.sum()) for mask in kept.values()))
+        if self._average is not None:
+            self._average.restore(state["average"])
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
         self.step = state["step"]
+
+    def begin(self) -> None:
+        """Start all processes of the group from the state of the first one."""
+        if self.group.count > 1:
+            state = self.group.share(self.state() if self.group.leads else None)
+            if not self.group.leads:
+                self.restore(state)
 
     def _loss(self, images: Tensor) -> Tensor:
         inputs = self._teacher.normalize(to_pixels(images))
@@ -183,14 +196,27 @@ class Distillation:
         with autocast(self._device, self._dtype):
             with torch.no_grad():
                 teacher_logits = self._teacher_network(inputs)
-            logits = self.student(inputs)
-        loss = distillation_loss(logits, teacher_logits, self._config.temperature)
+            with whole_batch_statistics(self.group):
+                logits = self.student(inputs)
+        loss = distillation_loss(
+            logits,
+            teacher_logits,
+            self._config.temperature,
+            standardize=self._config.standardize_logits,
+        )
         return loss * self._factor
 
     def _prune(self, sparsity: float) -> None:
         self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept)
         self.masks.apply(self.student)
         self.masks.apply_to_optimizer(self._optimizer, self.student)
+        if self._average is not None:
+            self._average.prune(self.masks)
+        if self.group.count > 1 and not self.group.agree(self.masks.digest()):
+            raise DreamforgeError(
+                f"distillation: the processes chose other weights to keep at step {self.step}; "
+                "use machines of one kind, or one process"
+            )
 
     def _set_modes(self) -> None:
         # Only BatchNorm trains as such: dropout and stochastic depth draw from global generators,
@@ -222,9 +248,10 @@ def distill(
     Raises:
         KeyboardInterrupt: After SIGINT or SIGTERM, between two steps, with a checkpoint written.
     """
+    run.begin()
     saved = reported = time.monotonic()
     facts: dict[str, float] = {}
-    with interrupts_deferred() as interrupted:
+    with interrupts_deferred(patiently=run.group.count > 1) as interrupted:
         while run.step < config.steps:
             run.advance()
             finished = run.step == config.steps
@@ -232,12 +259,14 @@ def distill(
                 row = run.row()
                 journal.add(row)
                 facts = {name: row[name] for name in ("loss", "sparsity")}
+            stop = run.group.any(interrupted())
             now = time.monotonic()
             # The last one spares a run that is killed while it is judged all its steps.
-            if finished or interrupted() or now - saved >= config.checkpoint_every:
+            if finished or stop or now - saved >= config.checkpoint_every:
                 save()
                 saved = now
-            if interrupted():
+            if stop:
+                run.group.wait()  # whoever leaves earlier makes torchrun end the others
                 raise KeyboardInterrupt
             if finished or now - reported >= SECONDS_PER_REPORT:
                 progress(_steps_done(run.step, config.steps, facts))
@@ -246,22 +275,3 @@ def distill(
 
 def _steps_done(step: int, num_steps: int, facts: Mapping[str, float]) -> Progress:
     return Progress(stage="distill", done=step, total=num_steps, unit="steps", facts=facts)
-
-
-def _optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD:
-    """Return SGD that decays weights, but neither biases nor BatchNorm's scales and shifts."""
-    parameters = list(student.parameters())
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim > 1],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1]},
-    ]
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        foreach=True,
-    )

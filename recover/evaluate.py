@@ -1,5 +1,6 @@
 """How good a network is: on real images where there are some, and always beside the teacher."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from recover.importance import prunable_weights
 from recover.masks import num_nonzero
 from recover.report import ClassRecord, StageRecord
+from recover.selection import likeness, varied
 from shared.metrics import accuracy, agreement, predict
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.spec import TeacherSpec
@@ -72,6 +74,13 @@ def exam_beside(
     return Exam(images=images, labels=labels, teacher_logits=logits)
 
 
+def exam_on_variants(
+    teacher: Teacher, images: Tensor, progress: ProgressCallback = ignore_progress
+) -> Exam | None:
+    """Return an exam on variants of the images, see :mod:`recover.selection`; None without any."""
+    return exam_beside(teacher, varied(images), None, progress)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Judge:
     """Judges networks on the same images.
@@ -81,12 +90,14 @@ class Judge:
         dreams: Held-out dreams, or None.
         real: Real images, or None.
         progress: Told of long evaluations.
+        varied: Variants of the held-out dreams, or None.
     """
 
     spec: TeacherSpec
     dreams: Exam | None
     real: Exam | None
     progress: ProgressCallback = ignore_progress
+    varied: Exam | None = None
 
     def judge(self, network: nn.Module, name: str) -> StageRecord:
         """Return what ``network`` achieves; ``name`` is what progress calls it.
@@ -112,6 +123,7 @@ class Judge:
             agreement_on_dreams=on_dreams,
             sparsity=1 - num_left / num_weights,
             num_nonzero=num_left,
+            **self._likeness(network, name),
         )
         if self.real is not None:
             return stage, _class_records(self.real, logits_on_real)
@@ -120,6 +132,14 @@ class Judge:
     def agreement_on_dreams(self, network: nn.Module, name: str) -> float | None:
         """Return the agreement with the teacher on the held-out dreams; None without any."""
         return _marks(self.dreams, self._answers(network, self.dreams, name))[1]
+
+    def _likeness(self, network: nn.Module, name: str) -> dict[str, float | None]:
+        """Return the fields of a StageRecord that are measured on varied dreams, if any are."""
+        logits = self._answers(network, self.varied, name)
+        if self.varied is None or logits is None or self.varied.teacher_logits is None:
+            return {}
+        num_dreams = len(self.dreams.images) if self.dreams else len(logits)
+        return dataclasses.asdict(likeness(logits, self.varied.teacher_logits, num_dreams))
 
     def _answers(self, network: nn.Module, exam: Exam | None, name: str) -> Tensor | None:
         if exam is None:

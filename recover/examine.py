@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recover.evaluate import Exam, Judge, answers
+from recover.evaluate import Exam, Judge, answers, exam_on_variants
 from recover.export import Student
 from recover.holdout import MOST_HELD_OUT, split_rows
 from recover.importance import prunable_weights
@@ -59,7 +59,7 @@ def examine_student(
     Args:
         student: As loaded.
         teacher: For the agreement; None takes the answers that are stored beside the dreams, and
-            measures no agreement on real images.
+            measures neither agreement on real images nor the score on varied dreams.
         dreams: Where they are the set that the student was taught on, only the rows that it was
             not taught on are used.
         real: Labelled images.
@@ -85,7 +85,7 @@ def examine_student(
             )
         return Exam(images=images, labels=labels, teacher_logits=logits)
 
-    on_dreams = None
+    on_dreams, on_variants = None, None
     if dreams:
         _require_same(classifier.spec, dreams.manifest.teacher, "dream set")
         if not teacher:
@@ -94,8 +94,15 @@ def examine_student(
         warnings += remarks
         chosen = dreams.select(rows)
         on_dreams = exam(chosen.images, None, chosen.logits)
+        on_variants = exam_on_variants(teacher, chosen.images, progress) if teacher else None
     on_real = exam(real.images, real.labels, None) if real else None
-    judge = Judge(spec=classifier.spec, dreams=on_dreams, real=on_real, progress=progress)
+    judge = Judge(
+        spec=classifier.spec,
+        dreams=on_dreams,
+        real=on_real,
+        progress=progress,
+        varied=on_variants,
+    )
     return Verdict(
         stage=judge.judge(classifier.network, "student"),
         num_weights=sum(w.numel() for w in prunable_weights(classifier.network).values()),

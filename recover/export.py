@@ -1,5 +1,6 @@
 """The student on disk: the dense network's own tensor names, and JSON metadata beside them."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from recover.masks import Masks
+from shared.architectures import is_factory
 from shared.checkpoint import load_checkpoint, save_network
 from shared.errors import IncompatibleError
 from shared.spec import TeacherSpec
@@ -27,7 +29,7 @@ class Student:
 
 
 def save_student(
-    path: Path, network: nn.Module, masks: Masks, teacher: TeacherSpec, facts: dict[str, Any]
+    path: Path, network: nn.Module, masks: Masks, origin: TeacherSpec, facts: dict[str, Any]
 ) -> None:
     """Write ``network`` atomically as safetensors that any tool can read.
 
@@ -35,26 +37,38 @@ def save_student(
         path: Of the file.
         network: The student; its pruned weights are zero, which is asserted.
         masks: What is pruned.
-        teacher: Whose architecture, classes and preprocessing the student shares.
+        origin: Whose architecture, classes and preprocessing the student shares: the teacher's,
+            or that of another network it started as.
         facts: JSON for the ``recover`` part of the metadata.
     """
     masks.check(network)
     metadata = {
-        **teacher.to_json(),
+        **origin.to_json(),
         "fingerprint": fingerprint(network),
         "path": None,
         "recover": {
             "num_weights": masks.num_weights,
             "num_kept": masks.num_kept,
-            "teacher_fingerprint": teacher.fingerprint,
             **facts,
         },
     }
     save_network(path, network, metadata)
 
 
-def load_student(path: Path) -> Student:
+def facts_of_teacher(teacher: TeacherSpec) -> dict[str, Any]:
+    """Return what a student's file says of its teacher."""
+    return {
+        "teacher_architecture": teacher.architecture,
+        "teacher_fingerprint": teacher.fingerprint,
+    }
+
+
+def load_student(path: Path, architecture: str | None = None) -> Student:
     """Return the student saved at ``path``.
+
+    Args:
+        path: Of the file.
+        architecture: What to build; by default what the file says, unless that is code to import.
 
     Raises:
         CheckpointError: If the file is no usable checkpoint.
@@ -66,4 +80,22 @@ def load_student(path: Path) -> Student:
         raise IncompatibleError(
             f"{path}: no student of recover (no such metadata in it); expected student.safetensors"
         )
-    return Student(classifier=teacher_from_checkpoint(checkpoint), facts=facts)
+    recorded = checkpoint.metadata.get("architecture")
+    if architecture is None and isinstance(recorded, str) and is_factory(recorded):
+        raise IncompatibleError(
+            f"{path}: architecture recorded as {recorded[:80]!r}, which is code to import; where "
+            f"you trust it, pass --student {recorded[:80]}"
+        )
+    classifier = teacher_from_checkpoint(
+        checkpoint, architecture=architecture, needs_batch_norm=False
+    )
+    return Student(classifier=classifier, facts=facts)
+
+
+def teacher_beside(student: Student) -> TeacherSpec:
+    """Return what the student's file tells of its teacher: all but the architecture is shared."""
+    own = student.classifier.spec
+    architecture = student.facts.get("teacher_architecture")
+    if not isinstance(architecture, str) or not architecture:
+        return own
+    return dataclasses.replace(own, architecture=architecture)

@@ -22,6 +22,7 @@ class RunFolder:
         report: The report; its presence means that the run is finished.
         metrics: One row per few steps.
         checkpoint: Present only while the run is unfinished.
+        budget: How many steps ``--budget`` chose, written before the first.
 
     Args:
         path: The folder; made by :meth:`begin`.
@@ -34,11 +35,12 @@ class RunFolder:
         self.report = path / "report.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.pt"
+        self.budget = path / "budget.json"
         self._arguments = dict(arguments)
 
     @property
     def _files(self) -> tuple[Path, ...]:
-        return (self.report, self.checkpoint, self.metrics, self.student)
+        return (self.report, self.checkpoint, self.metrics, self.student, self.budget)
 
     @property
     def is_finished(self) -> bool:

@@ -4,30 +4,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from recover.config import RecoverConfig
+from shared.magnitude import prunable_weights as prunable_weights  # others look for it here
 from shared.seeding import generator
 
 PRUNED = -1.0  # below every magnitude: what is pruned stays pruned
-
-
-def prunable_weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of all convolutions and linear layers, by state-dict name.
-
-    Biases and BatchNorm are not pruned. A weight that two layers share appears once, under the
-    name of the first.
-    """
-    found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for prefix, module in network.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear)):
-            continue
-        weight = module._parameters.get("weight")
-        if weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            found[f"{prefix}.weight".lstrip(".")] = weight
-    return found
 
 
 @torch.no_grad()

@@ -9,18 +9,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[Callable[[], bool]]:
+def interrupts_deferred(*, patiently: bool = False) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether SIGINT or SIGTERM has come since.
 
-    A second signal interrupts at once, with what handled it before. Outside the main thread, where
-    Python lets nobody handle signals, the function always says no.
+    A second signal interrupts at once, with what handled it before, unless ``patiently`` is set: a
+    launcher repeats a signal that its processes have got already, and kills them before long.
+    Outside the main thread, where Python lets nobody handle signals, the function always says no.
     """
     received = False
 
     def remember(signum: int, frame: types.FrameType | None) -> None:
         nonlocal received
         received = True
-        restore()
+        if not patiently:
+            restore()
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -4,13 +4,15 @@ No hooks, no extra buffers, no renamed parameters (unlike ``torch.nn.utils.prune
 stays the dense one, with zeros in it.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from recover.importance import prunable_weights
+from shared.magnitude import highest, prunable_weights
+from shared.magnitude import num_weights_kept as num_weights_kept  # others look for it here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,13 @@ class Masks:
             assert revived == 0, f"{name}: {revived} pruned weights are not zero"
         assert counted == self.num_kept, f"{counted} weights are kept, expected {self.num_kept}"
 
+    def digest(self) -> int:
+        """Return 63 bits that differ, but by chance, where any mask does."""
+        state = hashlib.blake2b(digest_size=8)
+        for mask in self.kept.values():
+            state.update(mask.contiguous().cpu().numpy().tobytes())
+        return int.from_bytes(state.digest(), "little") >> 1
+
     def layers(self) -> list[LayerCount]:
         """Return one line per weight, in the order of the network."""
         return [
@@ -93,11 +102,6 @@ class Masks:
     def empty_layers(self) -> list[str]:
         """Return the names of weights of which nothing is kept."""
         return [layer.name for layer in self.layers() if layer.kept == 0]
-
-
-def num_weights_kept(num_weights: int, sparsity: float) -> int:
-    """Return how many of ``num_weights`` are kept at ``sparsity``: the nearest integer."""
-    return round((1 - sparsity) * num_weights)
 
 
 @torch.no_grad()
@@ -113,7 +117,7 @@ def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     """
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
     num_kept = num_weights_kept(flat.numel(), sparsity)
-    kept = _best(flat, num_kept)
+    kept = highest(flat, num_kept)
     pieces = kept.split([score.numel() for score in scores.values()])
     return Masks(
         {
@@ -133,7 +137,7 @@ def layerwise_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> 
         counts: For every weight, from 0 to its number of entries.
     """
     kept = {
-        name: _shaped_like(score, _best(score.reshape(-1), counts[name]))
+        name: _shaped_like(score, highest(score.reshape(-1), counts[name]))
         for name, score in scores.items()
     }
     return Masks(kept, sum(counts[name] for name in scores))
@@ -158,16 +162,3 @@ def num_nonzero(network: nn.Module) -> int:
 def _shaped_like(score: Tensor, kept: Tensor) -> Tensor:
     # In the score's memory format, so that masking never crosses formats.
     return torch.empty_like(score, dtype=torch.bool).copy_(kept.view(score.shape))
-
-
-def _best(scores: Tensor, num_kept: int) -> Tensor:
-    """Return where the ``num_kept`` highest of the flat ``scores`` are; the first win ties."""
-    num_pruned = scores.numel() - num_kept
-    if num_pruned == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    # The lowest kept score is not needed: everything above the highest pruned one is kept.
-    threshold = scores.kthvalue(num_pruned).values
-    kept = scores > threshold
-    ties = (scores == threshold).nonzero().squeeze(1)
-    kept[ties[: num_kept - int(kept.sum())]] = True
-    return kept

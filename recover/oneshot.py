@@ -7,13 +7,14 @@ from pathlib import Path
 from recover.config import RecoverConfig
 from recover.costs import measure_costs
 from recover.evaluate import Judge
-from recover.export import save_student
+from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
 from recover.pipeline import empty_layer_warnings, pruned_copy, recover_student
 from recover.preparation import named_arguments
 from recover.report import RecoveryReport
 from shared.device import describe_device
 from shared.dreamset import DreamSet
+from shared.errors import ConfigError
 from shared.files import write_json
 from shared.progress import ProgressCallback, ignore_progress
 from shared.provenance import provenance
@@ -50,6 +51,11 @@ def prune_student(
         ConfigError, IncompatibleError: As :func:`recover.pipeline.recover_student`.
     """
     config = dataclasses.replace(config, schedule="one-shot", steps=0)
+    if dreams is None and config.reconstruct != "none":
+        raise ConfigError(
+            f"--reconstruct {config.reconstruct}: found no --dreams, expected a dream set to fit "
+            "the weights to"
+        )
     if dreams is None:
         return _prune_without_dreams(config, teacher, out, overwrite=overwrite, command=command)
     return recover_student(
@@ -77,7 +83,12 @@ def _prune_without_dreams(
     folder.begin(overwrite=overwrite)
     judge = Judge(spec=teacher.spec, dreams=None, real=None)
     pruned = judge.judge(network, "pruned network")
-    facts = {"sparsity": config.sparsity, "dreams_digest": None, "config": config.identity()}
+    facts = {
+        "sparsity": config.sparsity,
+        **facts_of_teacher(teacher.spec),
+        "dreams_digest": None,
+        "config": config.identity(),
+    }
     save_student(folder.student, network, masks, teacher.spec, facts)
     report = RecoveryReport(
         sparsity=config.sparsity,

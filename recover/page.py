@@ -1,16 +1,18 @@
 """What a report says, in order, before it looks like anything: text, tables and figures."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recover import figures
 from recover.costs import NOTE
 from recover.figures import Line
+from recover.origin import facts_of_origin, subtitle
 from recover.results import Result
 from recover.series import curves, line_of, series
 from recover.tables import (
     Table,
+    are_other_students,
     classes_table,
     costs_table,
     facts_table,
@@ -88,7 +90,7 @@ def compose(
         _settings(results[-1]),
     )
     sections = tuple(part for part in parts if part is not None)
-    return Page(title=title, subtitle=_subtitle(results[0]), sections=sections)
+    return Page(title=title, subtitle=subtitle(results[0]), sections=sections)
 
 
 def _results(
@@ -99,11 +101,7 @@ def _results(
     lines = [line_of(name, runs, measure) for name, runs in series(results).items()]
     if bounds:
         lines.append(line_of("real images (bound)", bounds, measure, is_bound=True))
-    text = [
-        "Pruned: the teacher with its least important weights set to zero. "
-        "Repaired: with its BatchNorm statistics measured again, forward only. "
-        "Recovered: after distillation, the student that was saved."
-    ]
+    text = list(_words_for_stages(results))
     if bounds:
         text.append(
             "Real images: the same runs with real images in place of dreams; the gap, in points, "
@@ -112,6 +110,8 @@ def _results(
     warnings = dict.fromkeys(text for result in results for text in result.report.warnings)
     text += [f"Remark: {remark}" for remark in (*remarks, *warnings)]
     drawn = [line for line in lines if line.x]
+    if are_other_students(results) and not any(result.report.sparsity for result in results):
+        drawn = []  # nothing is pruned: there is no axis to draw along
     return Section(
         title=what_is_measured(results),
         paragraphs=tuple(text),
@@ -120,7 +120,28 @@ def _results(
     )
 
 
+def _words_for_stages(results: Sequence[Result]) -> Iterator[str]:
+    if are_other_students(results):
+        yield (
+            "Untaught: the student as it starts, with random weights or those of its checkpoint. "
+            "Taught: after distillation on the dreams, as it was saved."
+        )
+        return
+    yield (
+        "Pruned: the teacher with its least important weights set to zero. "
+        "Repaired: with its BatchNorm statistics measured again, forward only. "
+        "Recovered: after distillation, the student that was saved."
+    )
+    names = dict.fromkeys(run.report.student for run in results if run.report.student)
+    if names:
+        yield (
+            f"{', '.join(names)}: no copy of the teacher but a network of its own; pruned is what "
+            "it starts as, recovered what it was taught."
+        )
+
+
 def _stages(results: Sequence[Result]) -> Section | None:
+    results = [result for result in results if result.report.student is None]
     measure = measure_of(results)
     values = [
         (stage, [value_of(result.report.stages[stage], measure) for result in results])
@@ -163,7 +184,11 @@ def _losses(results: Sequence[Result]) -> Section | None:
     return Section(title="Distillation loss", paragraphs=(text,), figure=figures.losses(lines))
 
 
-def _layers(results: Sequence[Result]) -> Section:
+def _layers(results: Sequence[Result]) -> Section | None:
+    # A student that was never to be pruned has nothing to show here.
+    results = [run for run in results if run.report.student is None or run.report.sparsity > 0]
+    if not results:
+        return None
     lines = [
         Line(
             name=label,
@@ -208,7 +233,7 @@ def _classes(results: Sequence[Result]) -> Section | None:
     text = (
         f"Of the {'real images' if on_real else 'held-out dreams'} that the teacher puts into a "
         "class, how many the student puts there, too; the classes that pay most come first. "
-        "Taken for: what the most pruned student says instead."
+        "Taken for: what the student of the last of these columns says instead."
     )
     return Section(title="Which classes pay", paragraphs=(text,), tables=(table,))
 
@@ -220,11 +245,11 @@ def _costs(results: Sequence[Result]) -> Section | None:
         return None
     machines = dict.fromkeys(f"{costs.device}, median of {costs.num_runs} runs" for costs in known)
     text = (
-        NOTE,
+        *([NOTE] if any(result.report.sparsity for result in results) else []),
         "Dense: all values as float32. Packed: a bit for every prunable weight, and the values "
         "that are not zero. Gzip: the student's safetensors file through gzip -6. "
         "Multiply-adds are those of one image; one is two floating-point operations.",
-        f"Latency: one image at a time, both networks in turns, on {'; '.join(machines)}.",
+        f"Latency: one image at a time, teacher and student in turns, on {'; '.join(machines)}.",
     )
     return Section(title="What it saves, and what it does not", paragraphs=text, tables=(table,))
 
@@ -242,7 +267,7 @@ def _provenance(results: Sequence[Result], bounds: Sequence[Result]) -> Section:
     )
     return Section(
         title="Where it comes from, and how to repeat it",
-        tables=(facts_table(_origin(results[-1])),),
+        tables=(facts_table(facts_of_origin(results[-1])),),
         commands=tuple(commands),
     )
 
@@ -255,36 +280,3 @@ def _settings(result: Result) -> Section:
     return Section(
         title="Settings of the most pruned run", tables=(facts_table(settings),), folded=True
     )
-
-
-def _origin(result: Result) -> Mapping[str, object]:
-    versions = result.fact("versions")
-    known = versions.items() if isinstance(versions, dict) else ()
-    return {
-        "teacher": result.fact("teacher", "architecture"),
-        "weights of the teacher": result.fact("teacher", "fingerprint"),
-        "dream set": result.fact("dreams", "path"),
-        "its digest": result.fact("dreams", "digest"),
-        "dreams trained on": result.fact("dreams", "num_train"),
-        "dreams held out": result.fact("dreams", "num_held_out"),
-        "real images to judge by": result.fact("num_eval_images") or "none",
-        "made": result.fact("created"),
-        "device": result.fact("device"),
-        "versions": ", ".join(f"{name} {version}" for name, version in known),
-        "student": f"{result.report.out}/student.safetensors",
-    }
-
-
-def _subtitle(result: Result) -> str:
-    shape = result.fact("teacher", "image_shape")
-    size = "x".join(map(str, shape)) if isinstance(shape, list) else "unknown size"
-    return " · ".join(_subtitle_parts(result, size))
-
-
-def _subtitle_parts(result: Result, size: str) -> Iterator[str]:
-    yield str(result.fact("teacher", "architecture") or "unknown network")
-    yield f"{result.fact('teacher', 'num_classes') or '?'} classes"
-    yield f"images of {size}"
-    yield f"{result.report.num_weights:,} prunable weights"
-    if result.report.teacher.accuracy is not None:
-        yield f"teacher {percent(result.report.teacher.accuracy)}"

@@ -4,32 +4,33 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from recover.allocation import choose_masks
 from recover.config import RecoverConfig
 from recover.costs import measure_costs
 from recover.distill import Distillation, distill
-from recover.evaluate import Judge, exam_beside
-from recover.export import save_student
+from recover.evaluate import Judge, exam_beside, exam_on_variants
+from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
 from recover.holdout import images_of
 from recover.importance import prunable_weights
 from recover.journal import Journal
 from recover.masks import Masks, dense_masks
+from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, prepare, run_arguments
-from recover.repair import repair_batch_norm
 from recover.report import RecoveryReport, StageRecord
+from recover.warm_start import masks_of_zeros, with_start
 from shared.device import describe_device
+from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.evaldata import EvalData
 from shared.files import write_json
-from shared.images import to_pixels
 from shared.progress import ProgressCallback, ignore_progress
 from shared.provenance import provenance
 from shared.teacher import Teacher
@@ -46,6 +47,8 @@ def recover_student(
     overwrite: bool = False,
     allow_teacher_mismatch: bool = False,
     command: str = "",
+    group: Group = ALONE,
+    start: Path | None = None,
 ) -> RecoveryReport:
     """Prune a copy of ``teacher``, distil the teacher into it on ``dreams``, judge and save it.
 
@@ -62,6 +65,9 @@ def recover_student(
         overwrite: Replace an earlier run in ``out``.
         allow_teacher_mismatch: Accept dreams of another teacher with the same images and classes.
         command: For the report's provenance.
+        group: Processes that teach together; this is the first of them, and the others call
+            :func:`recover.parallel.follow`.
+        start: File of the student that this one starts as a copy of, with ``config.warm_start``.
 
     Raises:
         ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
@@ -71,7 +77,11 @@ def recover_student(
         KeyboardInterrupt: After SIGINT or SIGTERM, with a checkpoint written if distilling.
     """
     started = time.monotonic()
-    setup = prepare(config, teacher, dreams, allow_teacher_mismatch=allow_teacher_mismatch)
+    setup = prepare(
+        config, teacher, dreams, allow_teacher_mismatch=allow_teacher_mismatch, group=group
+    )
+    if start is not None:
+        setup = with_start(setup, start)
     config = setup.config
     folder = RunFolder(out, run_arguments(setup, len(eval_data.images) if eval_data else None))
     state = folder.begin(overwrite=overwrite)
@@ -95,12 +105,12 @@ def recover_student(
     journal = Journal(folder.metrics)
     journal.rewind(run.step)
     distill(run, config, journal=journal, save=save, progress=progress)
-    student, masks = run.student.eval(), run.masks
+    student, masks = run.taught.eval(), run.masks
     if config.final_repair:
         student = _repaired_if_no_worse(setup, student, judge)
     stages["recovered"], classes = judge.judge_by_class(student, "recovered student")
 
-    save_student(folder.student, student, masks, setup.teacher.spec, _facts(setup))
+    save_student(folder.student, student, masks, setup.origin.spec, _facts(setup))
     report = RecoveryReport(
         sparsity=config.sparsity,
         **stages,
@@ -111,7 +121,7 @@ def recover_student(
         layers=tuple(masks.layers()),
         config=config.to_json(),
         provenance=_provenance(setup, eval_data, command),
-        warnings=(*setup.warnings, *empty_layer_warnings(masks)),
+        warnings=(*setup.warnings, *mending_warnings(setup), *empty_layer_warnings(masks)),
         classes=classes,
         costs=measure_costs(student, setup.teacher.network, setup.teacher.spec.image_shape),
     )
@@ -120,17 +130,17 @@ def recover_student(
     return report
 
 
-def pruned_copy(teacher: Teacher, config: RecoverConfig) -> tuple[nn.Module, Masks]:
-    """Return a copy of the teacher's network, pruned in one shot, and its masks.
+def pruned_copy(origin: Teacher, config: RecoverConfig) -> tuple[nn.Module, Masks]:
+    """Return a copy of the network that the student starts as, pruned in one shot, and its masks.
 
     Raises:
         IncompatibleError: If the network has nothing to prune.
         ConfigError: If the config's layers to keep are not there, or too large for its sparsity.
     """
-    network = copy.deepcopy(teacher.network)
+    network = copy.deepcopy(origin.network)
     if not prunable_weights(network):
         raise IncompatibleError(
-            f"{teacher.spec.architecture}: no convolution or linear layer to prune"
+            f"{origin.spec.architecture}: no convolution or linear layer to prune"
         )
     masks = choose_masks(network, config, config.sparsity)
     masks.apply(network)
@@ -138,13 +148,13 @@ def pruned_copy(teacher: Teacher, config: RecoverConfig) -> tuple[nn.Module, Mas
 
 
 def start_of_distillation(
-    config: RecoverConfig, teacher: Teacher, pruned: nn.Module, masks: Masks
+    config: RecoverConfig, origin: Teacher, pruned: nn.Module, masks: Masks
 ) -> tuple[nn.Module, Masks]:
     """Return what is distilled: the pruned network, or a dense copy that gets pruned on the way."""
     if config.schedule == "one-shot" or config.steps == 0:
         return pruned, masks
-    dense = copy.deepcopy(teacher.network)
-    return dense, dense_masks(dense)
+    dense = copy.deepcopy(origin.network)
+    return dense, masks_of_zeros(dense) if config.warm_start else dense_masks(dense)
 
 
 def _judge(setup: Setup, eval_data: EvalData | None, progress: ProgressCallback) -> Judge:
@@ -157,39 +167,25 @@ def _judge(setup: Setup, eval_data: EvalData | None, progress: ProgressCallback)
         dreams=exam_beside(teacher, held_out, None, progress),
         real=real,
         progress=progress,
+        varied=exam_on_variants(teacher, held_out, progress),
     )
 
 
 def _prune_and_repair(
     setup: Setup, judge: Judge
 ) -> tuple[dict[str, StageRecord], nn.Module, Masks]:
-    config, teacher = setup.config, setup.teacher
-    stages = {"teacher": judge.judge(teacher.network, "teacher")}
-    network, masks = pruned_copy(teacher, config)
+    config, origin = setup.config, setup.origin
+    stages = {"teacher": judge.judge(setup.teacher.network, "teacher")}
+    network, masks = pruned_copy(origin, config)
     stages["pruned"] = stages["repaired"] = judge.judge(network, "pruned network")
-    if _repair(setup, network):
+    if mend(setup, network, masks, judge.progress):
         stages["repaired"] = judge.judge(network, "repaired network")
-    return stages, *start_of_distillation(config, teacher, network, masks)
-
-
-def _repair(setup: Setup, network: nn.Module) -> bool:
-    """Re-estimate the BatchNorm statistics on training dreams; return whether anything was done."""
-
-    def normalize(images: Tensor) -> Tensor:
-        return setup.teacher.normalize(to_pixels(images))
-
-    return repair_batch_norm(network, _repair_batches(setup), normalize) > 0
-
-
-def _repair_batches(setup: Setup) -> Iterator[Tensor]:
-    wanted = min(setup.config.repair_images, len(setup.split.train))
-    num_batches = max(wanted // setup.num_rows_per_batch, min(wanted, 1))
-    return (setup.feed.batch(step)[0] for step in range(num_batches))
+    return stages, *start_of_distillation(config, origin, network, masks)
 
 
 def _repaired_if_no_worse(setup: Setup, student: nn.Module, judge: Judge) -> nn.Module:
     repaired = copy.deepcopy(student)
-    _repair(setup, repaired)
+    repair(setup, repaired)
     before = judge.agreement_on_dreams(student, "student")
     after = judge.agreement_on_dreams(repaired, "repaired student")
     return repaired if (after or 0.0) >= (before or 0.0) else student
@@ -203,11 +199,12 @@ def _distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distillatio
         config=setup.config,
         device=setup.device,
         masks=masks,
+        group=setup.group,
     )
 
 
 def _resumed(setup: Setup, state: Mapping[str, Any], folder: RunFolder) -> Distillation:
-    student = copy.deepcopy(setup.teacher.network)
+    student = copy.deepcopy(setup.origin.network)
     run = _distillation(setup, student, dense_masks(student))
     try:
         run.restore(state)
@@ -229,6 +226,7 @@ def _stages_from_json(text: str) -> dict[str, StageRecord]:
 def _facts(setup: Setup) -> dict[str, Any]:
     return {
         "sparsity": setup.config.sparsity,
+        **facts_of_teacher(setup.teacher.spec),
         "dreams_digest": setup.dreams.manifest.digest(),
         "config": setup.config.identity(),
     }
@@ -238,6 +236,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
     return {
         **provenance(device=describe_device(setup.device), command=command),
         "teacher": setup.teacher.spec.to_json(),
+        "student": setup.origin.spec.to_json() if setup.config.student else None,
         "dreams": {
             "path": str(setup.dreams.path),
             "digest": setup.dreams.manifest.digest(),
@@ -246,6 +245,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
             "num_held_out": len(setup.split.held_out),
         },
         "num_eval_images": None if eval_data is None else len(eval_data.images),
+        "num_processes": setup.group.count,
     }
 
 

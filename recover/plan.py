@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recover.distill import Distillation
+from recover.masks import Masks
 from recover.pipeline import pruned_copy, start_of_distillation
 from recover.preparation import Setup
 from shared.device import describe_device, peak_num_bytes, reset_peak_memory, synchronize
@@ -18,7 +19,8 @@ class RecoveryPlan:
     """The resolved plan of a run.
 
     Attributes:
-        architecture: Of teacher and student.
+        architecture: The teacher's.
+        student: The student's architecture.
         num_classes: Of both.
         image_shape: ``(C, H, W)``.
         num_weights: Prunable weights.
@@ -35,6 +37,7 @@ class RecoveryPlan:
     """
 
     architecture: str
+    student: str
     num_classes: int
     image_shape: tuple[int, int, int]
     num_weights: int
@@ -61,25 +64,15 @@ def plan_recovery(setup: Setup) -> RecoveryPlan:
         IncompatibleError: If the network has nothing to prune.
     """
     config, spec = setup.config, setup.teacher.spec
-    pruned, masks = pruned_copy(setup.teacher, config)
-    num_weights, num_kept = masks.num_weights, masks.num_kept
-    student, masks = start_of_distillation(config, setup.teacher, pruned, masks)
-    reset_peak_memory(setup.device)
-    run = Distillation(
-        student=student,
-        teacher=setup.teacher,
-        feed=setup.feed,
-        config=config,
-        device=setup.device,
-        masks=masks,
-    )
+    run, masks = rehearsal(setup)
     seconds_per_step = _time_steps(run, setup) if config.steps else 0.0
     return RecoveryPlan(
         architecture=spec.architecture,
+        student=setup.origin.spec.architecture,
         num_classes=spec.num_classes,
         image_shape=spec.image_shape,
-        num_weights=num_weights,
-        num_kept=num_kept,
+        num_weights=masks.num_weights,
+        num_kept=masks.num_kept,
         num_train=len(setup.split.train),
         num_held_out=len(setup.split.held_out),
         steps=config.steps,
@@ -90,6 +83,27 @@ def plan_recovery(setup: Setup) -> RecoveryPlan:
         config=config.to_json(),
         warnings=setup.warnings,
     )
+
+
+def rehearsal(setup: Setup) -> tuple[Distillation, Masks]:
+    """Return a run on copies that can be timed and thrown away, and the masks it would end with.
+
+    Raises:
+        IncompatibleError: If the network has nothing to prune.
+    """
+    pruned, final = pruned_copy(setup.origin, setup.config)
+    student, masks = start_of_distillation(setup.config, setup.origin, pruned, final)
+    reset_peak_memory(setup.device)
+    run = Distillation(
+        student=student,
+        teacher=setup.teacher,
+        feed=setup.feed,
+        config=setup.config,
+        device=setup.device,
+        masks=masks,
+        group=setup.group,
+    )
+    return run, final
 
 
 def _time_steps(run: Distillation, setup: Setup) -> float:

@@ -9,9 +9,11 @@ import torch
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
+from recover.student import origin_of_student
 from shared.device import resolve_device
+from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
-from shared.errors import IncompatibleError
+from shared.errors import ConfigError, IncompatibleError
 from shared.feed import Feed
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher
@@ -27,18 +29,23 @@ class Setup:
         config: Resolved for the images.
         device: Of the config.
         teacher: On that device.
+        origin: What the student starts as a copy of: the teacher, or with ``config.student``
+            another network for the same images and classes. On that device, too.
         dreams: The set.
         split: Its rows for training and for measuring.
         feed: Batches of the training rows.
+        group: The processes that teach the student together.
         warnings: One sentence each, on what is odd but possible.
     """
 
     config: RecoverConfig
     device: torch.device
     teacher: Teacher
+    origin: Teacher
     dreams: DreamSet
     split: Split
     feed: Feed
+    group: Group
     warnings: tuple[str, ...]
 
     @property
@@ -53,30 +60,37 @@ def prepare(
     dreams: DreamSet,
     *,
     allow_teacher_mismatch: bool = False,
+    group: Group = ALONE,
 ) -> Setup:
     """Return the setup of a run; the teacher moves to the config's device.
 
     Raises:
+        CheckpointError: If the weights that another student starts from cannot be used.
         ConfigError: If the device is not there, or layers to keep are not, or are too large for
-            the sparsity.
+            the sparsity; or if there is no such architecture for the student; or if a batch has
+            fewer dreams than the group has processes.
         IncompatibleError: If the dreams are not this teacher's, have another shape or other
-            classes, or are too few.
+            classes, or are too few; or if the student cannot stand in for the teacher.
     """
     warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
     device = resolve_device(config.device)
     config = config.resolve(teacher.spec.image_shape)
-    whole_layers(teacher.network, config)
+    origin, remarks = origin_of_student(config, teacher)
+    whole_layers(origin.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)
     warnings += _count(dreams, split, config, teacher.spec.num_classes)
+    _refuse_empty_parts(min(config.batch_size, len(split.train)), group)
     feed = Feed(dreams, split.train, config.batch_size, device, config.seed)
     return Setup(
         config=config,
         device=device,
         teacher=teacher.to(device),
+        origin=origin.to(device),
         dreams=dreams,
         split=split,
         feed=feed,
-        warnings=(*teacher.spec.assumptions, *warnings),
+        group=group,
+        warnings=(*teacher.spec.assumptions, *warnings, *remarks),
     )
 
 
@@ -128,6 +142,14 @@ def _compare(teacher: TeacherSpec, recorded: TeacherSpec, mismatch_is_fine: bool
     if not mismatch_is_fine:
         raise IncompatibleError(f"{text}; pass that teacher, or --allow-teacher-mismatch")
     return [*warnings, text]
+
+
+def _refuse_empty_parts(num_rows_per_batch: int, group: Group) -> None:
+    if num_rows_per_batch < group.count:
+        raise ConfigError(
+            f"--batch-size: found {num_rows_per_batch} dreams in a batch for {group.count} "
+            "processes, expected at least one each; start fewer processes"
+        )
 
 
 def _count(dreams: DreamSet, split: Split, config: RecoverConfig, num_classes: int) -> list[str]:

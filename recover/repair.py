@@ -3,7 +3,7 @@
 Pruning changes every activation, and the running statistics still describe the dense network's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,14 +33,12 @@ def repair_batch_norm(
     Returns:
         How many batches were seen. With none, the statistics are as before.
     """
-    norms = {
-        name: norm for name, norm in batch_norms(network).items() if isinstance(norm, _BatchNorm)
-    }
+    norms = _norms(network)
     if not norms:
         return 0
     sums = {name: _Sums(norm) for name, norm in norms.items()}
     num_batches = 0
-    with _only_the_batch_counts(network, norms):
+    with batch_statistics(network):
         for batch in batches:
             network(normalize(batch))
             num_batches += 1
@@ -50,6 +48,12 @@ def repair_batch_norm(
         for name, norm in norms.items():
             sums[name].write(norm, num_batches)
     return num_batches
+
+
+def _norms(network: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        name: norm for name, norm in batch_norms(network).items() if isinstance(norm, _BatchNorm)
+    }
 
 
 class _Sums:
@@ -84,17 +88,18 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _only_the_batch_counts(network: nn.Module, norms: Mapping[str, _BatchNorm]) -> Iterator[None]:
+def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Put the BatchNorm layers, and only them, into training mode with momentum 1.
 
     After a forward pass their running statistics are then those of that batch alone: they can be
-    read with no hook.
+    read with no hook. Modes and momenta are put back, the statistics are not.
     """
+    norms = _norms(network).values()
     modes = {module: module.training for module in network.modules()}
-    momenta = {norm: norm.momentum for norm in norms.values()}
+    momenta = {norm: norm.momentum for norm in norms}
     try:
         network.eval()
-        for norm in norms.values():
+        for norm in norms:
             norm.train()
             norm.momentum = 1.0
         yield

@@ -24,6 +24,11 @@ class StageRecord:
         agreement_on_dreams: The same on the held-out dreams.
         sparsity: Fraction of the prunable weights that are zero.
         num_nonzero: How many prunable weights are not zero.
+        agreement_on_varied: As agreement, on varied held-out dreams; this and the next three are
+            those of :class:`recover.selection.Likeness`, None in reports of earlier versions.
+        divergence: KL divergence from the teacher's answers to the same, in nats.
+        score: Overlap with the teacher's answers to the same: what runs are ranked by.
+        score_error: Standard error of the score.
     """
 
     accuracy: float | None
@@ -31,6 +36,10 @@ class StageRecord:
     agreement_on_dreams: float | None
     sparsity: float
     num_nonzero: int
+    agreement_on_varied: float | None = None
+    divergence: float | None = None
+    score: float | None = None
+    score_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +76,9 @@ class RecoveryReport:
     Attributes:
         sparsity: As asked for.
         teacher: The dense network.
-        pruned: Its copy, pruned in one shot at the full sparsity.
-        repaired: The pruned copy with re-estimated BatchNorm statistics.
+        pruned: Its copy, pruned in one shot at the full sparsity; with ``--student`` the other
+            network likewise, before it was taught anything.
+        repaired: The pruned copy, reconstructed and repaired as the config says.
         recovered: The distilled student that was saved.
         seconds: All sessions of the run together.
         out: The output folder.
@@ -102,6 +112,19 @@ class RecoveryReport:
     def stages(self) -> dict[str, StageRecord]:
         """The four stages by name, in order."""
         return {name: getattr(self, name) for name in STAGES}
+
+    @property
+    def student(self) -> str | None:
+        """The student's architecture where it is another than the teacher's by request."""
+        name = self.config.get("student")
+        return name if isinstance(name, str) else None
+
+    @property
+    def shown_stages(self) -> dict[str, StageRecord]:
+        """The stages that say something about this run, under names that readers understand."""
+        if self.student is None:
+            return self.stages
+        return {"teacher": self.teacher, "untaught": self.pruned, "taught": self.recovered}
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -149,6 +172,10 @@ def _stage(record: Any) -> StageRecord:
         agreement_on_dreams=_fraction(record["agreement_on_dreams"]),
         sparsity=_number(record["sparsity"]),
         num_nonzero=_count(record["num_nonzero"]),
+        agreement_on_varied=_fraction(record.get("agreement_on_varied")),
+        divergence=_optional_number(record.get("divergence")),
+        score=_fraction(record.get("score")),
+        score_error=_optional_number(record.get("score_error")),
     )
 
 
@@ -186,6 +213,10 @@ def _fraction(value: Any) -> float | None:
     if not 0 <= _number(value) <= 1:
         raise ValueError(f"found {value!r:.40}, expected a fraction")
     return float(value)
+
+
+def _optional_number(value: Any) -> float | None:
+    return None if value is None else _number(value)
 
 
 def _number(value: Any) -> float:

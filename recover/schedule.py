@@ -22,13 +22,15 @@ def is_pruning_step(config: RecoverConfig, step: int) -> bool:
 def sparsity_at(config: RecoverConfig, step: int) -> float:
     """Return the sparsity due at ``step``.
 
-    ``s (1 - (1 - t / n)^3)``, the cubic schedule of Zhu & Gupta 2017 (arXiv:1710.01878), eq. 1,
-    from zero; exactly ``s`` from step ``n`` on.
+    ``s + (s_0 - s) (1 - t / n)^3``, the cubic schedule of Zhu & Gupta 2017 (arXiv:1710.01878),
+    eq. 1, from zero or from the sparsity of the student that the run starts from; exactly ``s``
+    from step ``n`` on.
     """
     last = last_pruning_step(config)
     if step >= last:
         return config.sparsity
-    return config.sparsity * (1 - (1 - step / last) ** 3)
+    first = config.warm_start or 0.0
+    return first + (config.sparsity - first) * (1 - (1 - step / last) ** 3)
 
 
 def learning_rate(config: RecoverConfig, step: int) -> float:

@@ -11,12 +11,17 @@ UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for
 
 
 def curves(results: Sequence[Result]) -> list[Result]:
-    """Return one run per sparsity, those of the first series, as many as there are colors."""
-    first = next(iter(series(results).values()))
-    by_sparsity: dict[float, Result] = {}
-    for result in first:
-        by_sparsity.setdefault(result.report.sparsity, result)
-    return list(by_sparsity.values())[-NUM_COLORS:]
+    """Return a run for every student and sparsity, as many as there are colors.
+
+    Of several series of the same student, those of the first.
+    """
+    first: dict[str | None, list[Result]] = {}
+    for group in series(results).values():
+        first.setdefault(group[0].report.student, group)
+    by_level: dict[tuple[str | None, float], Result] = {}
+    for result in (result for group in first.values() for result in group):
+        by_level.setdefault((result.report.student, result.report.sparsity), result)
+    return list(by_level.values())[-NUM_COLORS:]
 
 
 def series(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -24,16 +29,22 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         settings = {k: v for k, v in result.report.config.items() if k not in UNIMPORTANT}
+        # Each level of a warm sweep starts from another one: what counts is that it is warm.
+        settings["warm_start"] = settings.get("warm_start") is not None
         key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
         groups.setdefault(key, []).append(result)
     members = list(groups.values())
     if len(members) == 1:
         return {"recovered on dreams": members[0]}
-    for naming in (_dreams_name, _parent_name, _folder_name):
+    for naming in (_student_name, _dreams_name, _parent_name, _folder_name):
         names = [naming(group[0]) for group in members]
         if len(set(names)) == len(names):
             return dict(zip(names, members, strict=True))
     return {f"{_parent_name(group[0])} {n}": group for n, group in enumerate(members, 1)}
+
+
+def _student_name(result: Result) -> str:
+    return result.report.student or "pruned teacher"
 
 
 def _dreams_name(result: Result) -> str:

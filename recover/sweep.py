@@ -118,8 +118,9 @@ def run_sweep(
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
 
-    Workers share nothing; each level is one worker's alone. Called again after an interruption,
-    the level that was interrupted goes on from its checkpoint.
+    Workers share nothing; each level is one worker's alone, and levels that start from each other
+    must all be one worker's. Called again after an interruption, the level that was interrupted
+    goes on from its checkpoint.
 
     Args:
         levels: From :func:`plan_levels`.
@@ -140,6 +141,7 @@ def run_sweep(
             eval_data,
             level.folder,
             _named(progress, level.folder.name),
+            start=_student_below(level, levels),
             **options,
         )
     return mine
@@ -150,6 +152,14 @@ def finished_results(levels: Sequence[Level]) -> list[Result]:
     return [
         read_result(level.folder) for level in levels if RunFolder(level.folder, {}).is_finished
     ]
+
+
+def _student_below(level: Level, levels: Sequence[Level]) -> Path | None:
+    """Return the file of the student that the level starts from; None: from the teacher."""
+    below = [other for other in levels if other.number < level.number]
+    if level.config.warm_start is None or not below:
+        return None
+    return RunFolder(below[-1].folder, {}).student
 
 
 def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recover.report import ClassRecord, StageRecord
+from recover.report import STAGES, ClassRecord, RecoveryReport, StageRecord
 from recover.results import Result
 
 NOTHING = "-"
@@ -41,8 +41,8 @@ def value_of(stage: StageRecord, measure: str) -> float | None:
 
 
 def labels_of(results: Sequence[Result]) -> list[str]:
-    """Return ``90 %`` for every run, with its folder's name where that says too little."""
-    plain = [f"{100 * result.report.sparsity:.4g} %" for result in results]
+    """Return ``90 %`` for every run, or its student; with its folder where that says too little."""
+    plain = [_label(result) for result in results]
     counts = Counter(plain)
     return [
         f"{text} {result.folder.name}" if counts[text] > 1 else text
@@ -50,11 +50,18 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     ]
 
 
+def are_other_students(results: Sequence[Result]) -> bool:
+    """Return whether all of the runs taught another architecture than the teacher's."""
+    return all(result.report.student is not None for result in results)
+
+
 def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Table:
     """Return one row per run: how good the network is at every stage, and the bound."""
     measure = measure_of([*results, *bounds])
     bound = bound_at(bounds, measure)
-    columns = ["sparsity", "teacher", "pruned", "repaired", "recovered"]
+    students = are_other_students(results)
+    names = ("teacher", "untaught", "taught") if students else STAGES
+    columns = ["student" if students else "sparsity", *names]
     if measure == "accuracy":
         columns.append("agreement")
     if bounds:
@@ -62,16 +69,24 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
     rows = []
     for label, result in zip(labels_of(results), results, strict=True):
         report = result.report
-        stages = (report.teacher, report.pruned, report.repaired, report.recovered)
+        stages = (report.shown_stages if students else report.stages).values()
         row = [label, *(percent(value_of(stage, measure)) for stage in stages)]
         if measure == "accuracy":
             row.append(percent(report.recovered.agreement))
         if bounds:
-            best, found = bound(report.sparsity), value_of(report.recovered, measure)
+            best, found = bound(report), value_of(report.recovered, measure)
             known = best is not None and found is not None
             row += [percent(best), f"{100 * (found - best):+.2f}" if known else NOTHING]  # type: ignore[operator]
         rows.append(tuple(row))
     return Table(title=what_is_measured(results), columns=tuple(columns), rows=tuple(rows))
+
+
+def _label(result: Result) -> str:
+    report = result.report
+    level = f"{100 * report.sparsity:.4g} %"
+    if report.student is None:
+        return level
+    return f"{report.student} {level}" if report.sparsity else report.student
 
 
 def what_is_measured(results: Sequence[Result]) -> str:
@@ -82,14 +97,15 @@ def what_is_measured(results: Sequence[Result]) -> str:
     return f"Agreement with the teacher on {'real images' if on_real else 'held-out dreams'}"
 
 
-def bound_at(bounds: Sequence[Result], measure: str) -> Callable[[float], float | None]:
-    """Return the mean over the bound's runs at a sparsity, as a function of it."""
+def bound_at(bounds: Sequence[Result], measure: str) -> Callable[[RecoveryReport], float | None]:
+    """Return the mean over the bound's runs of a run's student and sparsity, as its function."""
 
-    def at(sparsity: float) -> float | None:
+    def at(report: RecoveryReport) -> float | None:
         values = [
             value_of(result.report.recovered, measure)
             for result in bounds
-            if abs(result.report.sparsity - sparsity) < 1e-9
+            if abs(result.report.sparsity - report.sparsity) < 1e-9
+            and result.report.student == report.student
         ]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
@@ -98,8 +114,11 @@ def bound_at(bounds: Sequence[Result], measure: str) -> Callable[[float], float 
 
 
 def costs_table(results: Sequence[Result]) -> Table | None:
-    """Return one row per run: storage, multiply-adds and latency; None where none is known."""
-    rows = []
+    """Return one row per run: storage, multiply-adds and latency; None where none is known.
+
+    Where a student has another architecture, the teacher is the first row.
+    """
+    rows = [row for result in results if (row := _teacher_row(result.report)) is not None][:1]
     for label, result in zip(labels_of(results), results, strict=True):
         report, costs = result.report, result.report.costs
         if costs is None:
@@ -117,10 +136,26 @@ def costs_table(results: Sequence[Result]) -> Table | None:
             )
         )
     columns = (
-        *("sparsity", "weights left", "dense", "packed", "gzip"),
-        *("multiply-adds left", "latency", "dense latency"),
+        "student" if are_other_students(results) else "sparsity",
+        *("weights left", "dense", "packed", "gzip"),
+        *("multiply-adds left", "latency", "teacher's latency"),
     )
     return Table(title="", columns=columns, rows=tuple(rows)) if rows else None
+
+
+def _teacher_row(report: RecoveryReport) -> tuple[str, ...] | None:
+    costs = report.costs
+    if report.student is None or costs is None or costs.macs_teacher is None:
+        return None
+    return (
+        "teacher",
+        f"{costs.num_weights_teacher or 0:,}",
+        num_bytes(costs.num_bytes_teacher or 0),
+        *(NOTHING, NOTHING),
+        f"{costs.macs_teacher / 1e6:,.4g} M",
+        f"{1e3 * costs.seconds_teacher:.3g} ms",
+        NOTHING,
+    )
 
 
 def layers_table(results: Sequence[Result]) -> Table:

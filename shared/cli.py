@@ -21,8 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared.config import flag_of, options_of
-from shared.errors import ConfigError, DreamforgeError, InputFileError
+from shared.config import AUTO, flag_of, options_of
+from shared.errors import (
+    ConfigError,
+    DreamforgeError,
+    InputFileError,
+    SpokenForError,
+    is_out_of_memory,
+)
 from shared.options_file import read_options
 
 _NO_TERMINAL = 1000  # columns
@@ -60,6 +66,8 @@ class Tool(click.Group):
         try:
             with _terminated_as_interrupted():
                 return super().invoke(ctx)
+        except SpokenForError as error:
+            ctx.exit(error.exit_code)
         except DreamforgeError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
@@ -67,7 +75,7 @@ class Tool(click.Group):
         except OSError as error:
             _fail(ctx, _describe(error), 1)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             _fail(ctx, "out of memory: lower --batch-size, or free some (see --dry-run)", 1)
 
@@ -78,15 +86,6 @@ def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
     line = "".join(char if char.isprintable() else "?" for char in line)
     click.echo(f"{name}: error: {line}", err=True)
     ctx.exit(exit_code)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell by name, since torch is not imported here; its CPU allocator has no class of its own."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _describe(error: OSError) -> str:
@@ -143,7 +142,7 @@ def config_options(
     But for the fields named in ``without``.
 
     Flags that are not given arrive as None, so that :func:`build_config` can tell them from
-    presets and defaults.
+    presets and defaults; ``auto``, where an option takes it, as that word.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,8 +182,11 @@ def build_config(
         ConfigError: If a value is out of bounds, or values do not go together.
     """
     names = {field.name for field in dataclasses.fields(config_class)}
+    automatic = {field.name for field, chosen in options_of(config_class) if chosen.auto}
     given = {
-        name: value for name, value in arguments.items() if name in names and value is not None
+        name: None if value == AUTO and name in automatic else value
+        for name, value in arguments.items()
+        if name in names and value is not None
     }
     return config_class(**{**(preset or {}), **given})
 
@@ -205,12 +207,22 @@ def _click_type(kind: type, chosen: Any) -> Any:
     if low is None and high is None:
         return kind
     make: Any = click.IntRange if kind is int else click.FloatRange
-    return make(
+    bounded = make(
         min=low,
         max=high,
         min_open=chosen.min is None and low is not None,
         max_open=chosen.max is None and high is not None,
     )
+    return _or_auto(bounded) if chosen.auto else bounded
+
+
+def _or_auto(number: Any) -> Callable[[Any], Any]:
+    """Return a click type: a number, or the word that undoes a preset's number, too."""
+
+    def convert(value: Any) -> Any:
+        return value if value == AUTO else number.convert(value, None, None)
+
+    return convert
 
 
 def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:

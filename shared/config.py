@@ -12,6 +12,8 @@ from typing import Any
 
 from shared.errors import ConfigError
 
+AUTO = "auto"  # on the command line what None is in a config
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -25,6 +27,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
     flag: str | None = None  # when the flag is not the field's name with hyphens
+    auto: bool = False  # whether the flag takes the word for None, "choose", too
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:

@@ -4,6 +4,7 @@ Everything else takes a ``torch.device`` and a compute ``torch.dtype`` and runs 
 CUDA and on the CPU.
 """
 
+import ctypes
 import os
 import platform
 import re
@@ -15,6 +16,8 @@ import torch
 
 from shared.errors import ConfigError
 
+MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BLOCK_BYTES, KEPT_TOTAL_BYTES = 2**30, 2**31 - 1
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -42,7 +45,42 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise ConfigError(f"--device {name}: {found} CUDA devices are visible; use --device cpu")
+    if device.type == "cpu":
+        _keep_freed_memory()
     return device
+
+
+def devices_of(gpus: str, name: str) -> list[str]:
+    """Return the devices, by name, of the processes that ``--gpus`` asks for, one each.
+
+    Args:
+        gpus: ``all``, how many, or which (``0,1,3``). Without CUDA only a number: processes that
+            share the CPU.
+        name: ``--device``'s value; a device with a number in it leaves nothing to choose.
+
+    Raises:
+        ConfigError: If the text is none of these, or there are fewer devices.
+    """
+    words = gpus.strip().split(",")
+    if ":" in name or not (gpus == "all" or all(word.strip().isdecimal() for word in words)):
+        raise ConfigError(
+            f"--gpus {gpus} --device {name}: expected --gpus all, a number, or a list such as "
+            "0,1,3, and --device auto, cuda or cpu"
+        )
+    kind, found = resolve_device(name).type, torch.cuda.device_count()
+    count = int(words[0]) if len(words) == 1 and gpus != "all" else None
+    if kind == "cpu" and count:
+        return ["cpu"] * count
+    if kind == "cpu":
+        raise ConfigError(
+            f"--gpus {gpus}: no CUDA device is in use; on the CPU give a number of processes"
+        )
+    chosen = range(count or found) if len(words) == 1 else [int(word) for word in words]
+    if count == 0 or max(chosen) >= found or len(set(chosen)) < len(chosen):
+        raise ConfigError(
+            f"--gpus {gpus}: {found} CUDA devices are visible; expected so many at most, each once"
+        )
+    return [f"cuda:{index}" for index in chosen]
 
 
 def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
@@ -62,6 +100,28 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Run the block in mixed precision; float32 leaves everything as it is."""
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         yield
+
+
+@contextmanager
+def reproducible_convolutions() -> Iterator[None]:
+    """Use only kernels that give the same bits each time; of weight gradients, not all do."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def collective_backend(device: torch.device, num_processes: int) -> str:
+    """Return what joins the processes of one machine: NCCL, if each has a GPU of its own.
+
+    Args:
+        device: Of this process.
+        num_processes: On this machine.
+    """
+    own = device.type == "cuda" and num_processes <= torch.cuda.device_count()
+    return "nccl" if own else "gloo"
 
 
 def synchronize(device: torch.device) -> None:
@@ -110,6 +170,19 @@ def peak_num_bytes(device: torch.device) -> int:
     import resource  # not on every platform that has a CPU
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep large blocks for the next step instead of returning them.
+
+    Every step allocates and frees activations of many MiB. glibc maps and unmaps each of them, and
+    the kernel clears their pages anew: about a tenth of a step. Other libraries stay as they are.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(MALLOPT_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
+    libc.mallopt(MALLOPT_TRIM_THRESHOLD, KEPT_TOTAL_BYTES)
 
 
 def _cpu_model() -> str:

@@ -48,3 +48,26 @@ class InterruptedRunError(DreamforgeError):
     """A run that was stopped from outside; the message holds the command that resumes it."""
 
     exit_code = 130
+
+
+class SpokenForError(DreamforgeError):
+    """Another process of the same run has already said why it ended: this one says nothing."""
+
+    def __init__(self, error: BaseException) -> None:
+        """Keep the exit code of what happened here."""
+        super().__init__(str(error))
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.exit_code = 130 if interrupted else getattr(error, "exit_code", 1)
+
+
+class OutOfMemoryError(DreamforgeError):
+    """The device has too little memory for a batch; smaller batches may fit."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell by name: torch is not imported here, and its CPU allocator has no class of its own."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )

@@ -70,6 +70,15 @@ def list_classes(root: Path) -> list[str]:
     return names
 
 
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files in ``folder`` and below it, sorted by path."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _EXTENSIONS and path.is_file()
+    ]
+
+
 def match_classes(names: Sequence[str], spec: TeacherSpec, source: str) -> dict[str, int]:
     """Return the teacher's label of each class name, by name where possible, else by order.
 
@@ -101,12 +110,7 @@ def read_image_folder(
         InputFileError: If there are no images, or one cannot be read.
         IncompatibleError: If C is neither 1 nor 3.
     """
-    files = [
-        (path, label)
-        for name, label in labels.items()
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in _EXTENSIONS and path.is_file()
-    ]
+    files = [(path, label) for name, label in labels.items() for path in list_images(root / name)]
     if not files:
         raise InputFileError(f"{root}: no images (png, jpg ...) in its {len(labels)} class folders")
     loaders = [partial(_open_image, path) for path, _ in files]

@@ -1,6 +1,5 @@
 """Files that are there whole or not at all: written beside their place, fsynced, renamed."""
 
-import glob
 import hashlib
 import json
 import os
@@ -29,13 +28,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def remove_stale_temporaries(path: Path) -> None:
-    """Remove what killed processes of this host left of ``path``, see :func:`atomic_path`."""
-    prefix = f".{path.name}.{socket.gethostname()}."
-    for leftover in path.parent.glob(glob.escape(prefix) + "*.tmp"):
-        process = leftover.name[len(prefix) : -len(".tmp")]
-        if process.isdigit() and not _is_running(int(process)):
-            leftover.unlink(missing_ok=True)
+def remove_stale_temporaries(*paths: Path) -> None:
+    """Remove what killed processes of this host left of ``paths``, see :func:`atomic_path`.
+
+    Each folder is listed once: sets have thousands of shards.
+    """
+    host = f".{socket.gethostname()}."
+    for folder in {path.parent for path in paths}:
+        begun = {f".{path.name}" for path in paths if path.parent == folder}
+        for leftover in folder.glob(".*.tmp"):
+            name, _, process = leftover.name.removesuffix(".tmp").rpartition(host)
+            if name in begun and process.isdigit() and not _is_running(int(process)):
+                leftover.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -71,6 +75,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_once(path: Path, value: Any) -> bool:
+    """Write ``value`` as indented JSON unless ``path`` is there; return whether this call wrote.
+
+    Of several processes that try at the same time one succeeds, and all then read the same.
+    """
+    ready = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.once")
+    write_json(ready, value)
+    try:
+        os.link(ready, path)
+    except OSError:  # it is there, or the file system has no links
+        if path.exists():
+            return False
+        write_json(path, value)
+    finally:
+        ready.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
 
 
 def sha256_of(path: Path) -> str:

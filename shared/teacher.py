@@ -29,6 +29,7 @@ from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError, ConfigError
 from shared.facts import Facts
 from shared.metrics import channel_statistics, predict
+from shared.odd_layers import refuse_odd_layers, replace_odd_norms
 from shared.spec import TeacherSpec
 from shared.statedict import strip_prefixes
 
@@ -104,6 +105,7 @@ def teacher_from_checkpoint(
     std: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
     spec: TeacherSpec | None = None,
+    needs_batch_norm: bool = True,
 ) -> Teacher:
     """Return the teacher whose weights the checkpoint holds, on the CPU.
 
@@ -118,6 +120,7 @@ def teacher_from_checkpoint(
         std: Likewise.
         class_names: One per class, in the order of the logits.
         spec: What a dream set recorded of its teacher. Its fingerprint is not compared here.
+        needs_batch_norm: Refuse a network without: it cannot be inverted.
 
     Raises:
         CheckpointError: If the weights fit no architecture, or not the named one.
@@ -134,8 +137,11 @@ def teacher_from_checkpoint(
     }
     facts = Facts(arguments, checkpoint.metadata, spec)
     try:
+        if needs_batch_norm:
+            require_batch_norm(checkpoint.tensors)
         candidate, match = _match(checkpoint, facts)
-        network = _build(candidate, match, checkpoint.tensors)
+        network, replaced = _build(candidate, match, checkpoint.tensors)
+        refuse_odd_layers(network)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
     shape = (match.in_channels, *facts.image_size(candidate))
@@ -150,7 +156,12 @@ def teacher_from_checkpoint(
         class_names=facts.class_names(match.num_classes),
         fingerprint=fingerprint(network),
         path=str(checkpoint.path.resolve()) if checkpoint.path else None,
-        assumptions=(*_converted(checkpoint.tensors), *match.assumptions, *facts.notes),
+        assumptions=(
+            *_converted(checkpoint.tensors),
+            *replaced,
+            *match.assumptions,
+            *facts.notes,
+        ),
     )
     return Teacher(network=network, spec=chosen)
 
@@ -180,7 +191,6 @@ def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _match(checkpoint: Checkpoint, facts: Facts) -> tuple[Candidate, Match]:
-    require_batch_norm(checkpoint.tensors)
     name = facts.architecture()
     if name is None:
         size = facts.find("image_size")
@@ -190,12 +200,16 @@ def _match(checkpoint: Checkpoint, facts: Facts) -> tuple[Candidate, Match]:
     return candidate, match_candidate(candidate, checkpoint.tensors)
 
 
-def _build(candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _build(
+    candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]
+) -> tuple[nn.Module, list[str]]:
     """Build the network around copies of the tensors, without initialising it first."""
+    replaced: list[str] = []
 
     def build() -> nn.Module:
         network = candidate.build(match.num_classes)
         set_input_channels(network, match.in_channels)
+        replaced.extend(replace_odd_norms(network))
         return network
 
     network = build_skeleton(build)
@@ -211,7 +225,7 @@ def _build(candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]) ->
         name: torch.zeros((), dtype=torch.int64) for name in expected if name not in weights
     }
     network.load_state_dict(weights | counters, strict=True, assign=True)
-    return network
+    return network, replaced
 
 
 def _check_forward(network: nn.Module, shape: tuple[int, int, int], match: Match) -> None:
@@ -233,8 +247,9 @@ def _check_forward(network: nn.Module, shape: tuple[int, int, int], match: Match
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != (1, match.num_classes):
         raise ConfigError(
-            f"{match.architecture} answers one image with {found}, expected logits of shape "
-            f"(1, {match.num_classes})"
+            f"{match.architecture} answers one image with {found}, expected one tensor of logits, "
+            f"(1, {match.num_classes}); of several heads, let a factory (--arch package.module:"
+            "factory) return the one to invert"
         )
 
 

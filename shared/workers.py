@@ -27,6 +27,14 @@ class Worker:
         """Return whether a piece, by its number, is among those of this worker."""
         return piece % self.count == self.index
 
+    def part(self, index: int, count: int) -> "Worker":
+        """Return one of ``count`` equal parts of this share.
+
+        Together the parts make the pieces of the share and no others, whatever ``count`` is: so
+        machines that share a job may have different numbers of devices.
+        """
+        return Worker(index=self.index + self.count * index, count=self.count * count)
+
     @classmethod
     def parse(cls, text: str) -> "Worker":
         """Return worker ``3/16``.

@@ -1,5 +1,6 @@
 """Small networks and dream sets for the tests of recover."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from dreamset_fixtures import write_dream_set
 from torch import nn
 
 from recover.config import RecoverConfig
+from recover.distill import Distillation
+from recover.masks import dense_masks
+from shared.distributed import ALONE, Group
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
+from shared.feed import TensorFeed
 from shared.teacher import Teacher
 
 
@@ -44,6 +49,24 @@ def blob_dreams(folder: Path, labeler: Teacher, num_images: int = 128, **options
     )
     folder.mkdir(parents=True, exist_ok=True)
     return DreamSet.open(write_dream_set(folder, dreams=dreams, spec=labeler.spec, **options))
+
+
+def begin_distillation(
+    teacher: Teacher, config: RecoverConfig, group: Group = ALONE
+) -> Distillation:
+    """A dense copy of the teacher before its first step, on 64 blobs, on the CPU."""
+    config = config.resolve(teacher.spec.image_shape)
+    images, labels = blobs(64, seed=2)
+    student, device = copy.deepcopy(teacher.network), torch.device("cpu")
+    return Distillation(
+        student=student,
+        teacher=teacher,
+        feed=TensorFeed(images, labels, config.batch_size, device, config.seed),
+        config=config,
+        device=device,
+        masks=dense_masks(student),
+        group=group,
+    )
 
 
 class OddNetwork(nn.Module):

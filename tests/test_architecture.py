@@ -19,6 +19,8 @@ CLIS = {
     "dreamforge/cli_convert.py",
     "dreamforge/cli_sets.py",
     "recover/cli.py",
+    "recover/cli_budget.py",
+    "recover/cli_compare.py",
     "recover/cli_prune.py",
     "recover/cli_options.py",
     "recover/cli_sweep.py",

@@ -24,7 +24,10 @@ CATALOG = [
     for name in ARCHITECTURES
 ]
 # The tensors of the first fit the second, which the catalog prefers.
-ALIASES = {"cifar_mobilenet_v2": "mobilenet_v2"}
+ALIASES = {
+    "cifar_mobilenet_v2": "mobilenet_v2",
+    "cifar_shufflenet_v2_x1_0": "shufflenet_v2_x1_0",
+}
 
 
 def skeleton_tensors(name: str, *, num_classes: int = 10, in_channels: int = 3) -> dict:
@@ -119,7 +122,13 @@ def test_small_networks_answer_one_row_of_logits_per_image(name: str) -> None:
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["cifar_vgg11_bn", "cifar_mobilenet_v2", "wrn_16_1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cifar_vgg11_bn", "cifar_mobilenet_v2", "wrn_16_1"),
+        *("cifar_densenet121", "cifar_shufflenet_v2_x1_0", "cifar_wide_resnet50_2"),
+    ],
+)
 def test_other_cifar_families_reduce_32_pixels_as_published(name: str) -> None:
     network = build_network(name, num_classes=5).eval()
     sizes: list[int] = []
@@ -129,7 +138,16 @@ def test_other_cifar_families_reduce_32_pixels_as_published(name: str) -> None:
 
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
     last = {"cifar_vgg11_bn": 2, "cifar_mobilenet_v2": 4, "wrn_16_1": 8}
-    assert (sizes[0], sizes[-1]) == (32, last[name])
+    assert (sizes[0], sizes[-1]) == (32, last.get(name, 4))
+
+
+@pytest.mark.parametrize("name", ["densenet121", "wide_resnet50_2"])
+def test_a_gentle_stem_changes_the_first_convolution_alone(name: str) -> None:
+    gentle, usual = skeleton_tensors(f"cifar_{name}"), skeleton_tensors(name)
+
+    assert gentle.keys() == usual.keys()
+    other = [key for key in usual if gentle[key].shape != usual[key].shape]
+    assert [gentle[key].shape[2:] for key in other] == [(3, 3)]
 
 
 def test_he_resnets_have_the_papers_parameter_counts() -> None:

@@ -19,8 +19,9 @@ def network(dim=2):
     return model.eval().requires_grad_(False)
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_outputs_statistics_and_gradients_are_those_of_a_plain_forward_pass(dim):
+def test_outputs_statistics_and_gradients_are_those_of_a_plain_forward_pass(dim, plain):
     model = network(dim)
     inputs = torch.randn(6, 3, *[7] * dim, requires_grad=True)
 
@@ -29,22 +30,22 @@ def test_outputs_statistics_and_gradients_are_those_of_a_plain_forward_pass(dim)
         pieces += [(mean.sin().sum() + var.square().sum()) for mean, var in stats]
         return torch.stack(pieces).sum()
 
-    with BatchNormMonitor(model) as monitor:
+    with BatchNormMonitor(model, plain=plain) as monitor:
         outputs = model(inputs)
         stats = [(layer.mean, layer.var) for layer in monitor.take()]
         (gradient,) = torch.autograd.grad(loss_of(outputs, stats), inputs)
 
-    plain, values = [], inputs
+    expected_stats, values = [], inputs
     for module in model:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             axes = [axis for axis in range(values.ndim) if axis != 1]
             var, mean = torch.var_mean(values, dim=axes, correction=0)
-            plain.append((mean, var))
+            expected_stats.append((mean, var))
         values = module(values)
-    (expected,) = torch.autograd.grad(loss_of(values, plain), inputs)
+    (expected,) = torch.autograd.grad(loss_of(values, expected_stats), inputs)
 
     torch.testing.assert_close(outputs, values, rtol=1e-4, atol=1e-4)
-    for (mean, var), (plain_mean, plain_var) in zip(stats, plain, strict=True):
+    for (mean, var), (plain_mean, plain_var) in zip(stats, expected_stats, strict=True):
         torch.testing.assert_close(mean, plain_mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(var, plain_var, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,6 @@
 import pytest
 
-from dreamforge.config import PRESETS, SynthesisConfig, preset_values
+from dreamforge.config import PRESETS, SynthesisConfig, parse_sparsities, preset_values
 from shared.errors import ConfigError
 
 
@@ -52,3 +52,49 @@ def test_presets_are_valid_configs(name):
 def test_the_seed_papers_jitter_scales_from_its_own_image_size():
     assert preset_values("tripurwar2025", 224)["jitter"] == 32
     assert preset_values("tripurwar2025", 32)["jitter"] == 5
+
+
+@pytest.mark.parametrize("text", ["", "0.8,", "0.8;0.9", "1.0", "0", "-0.5,0.8", "nan"])
+def test_opponents_of_no_sparsity_are_refused(text):
+    with pytest.raises(ConfigError, match=r"--opponent-sparsity: found .*above 0 and below 1"):
+        SynthesisConfig(method="adaptive", opponent_sparsity=text)
+
+
+def test_sparsities_are_numbers_between_commas():
+    assert parse_sparsities("0.8, 0.95") == (0.8, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"target_smoothing": 0.1}, "--target-smoothing: found --targets hard, expected soft"),
+        (
+            {"targets": "pairs", "class_loss": "entropy"},
+            "--targets pairs: found --class-loss entropy, which has no targets, "
+            "expected cross-entropy",
+        ),
+        (
+            {"competition_weight": 2.0},
+            "--competition-weight: found 2.0 with --method inversion, which has no use for it; "
+            "leave it out, or use --method adaptive",
+        ),
+    ],
+)
+def test_options_that_say_nothing_together_are_refused(values, message):
+    with pytest.raises(ConfigError) as caught:
+        SynthesisConfig(**values)
+    assert str(caught.value) == message
+
+
+def test_what_decides_the_pixels_is_recorded_and_nothing_else():
+    plain = SynthesisConfig().resolve((3, 32, 32)).to_json()
+    soft = SynthesisConfig(targets="soft").resolve((3, 32, 32)).to_json()
+    adaptive = SynthesisConfig(method="adaptive").resolve((3, 32, 32)).to_json()
+
+    assert soft == plain | {"targets": "soft", "target_smoothing": 0.1}
+    assert adaptive == plain | {
+        "method": "adaptive",
+        "competition_weight": 1.0,
+        "opponent_sparsity": "0.8,0.95",
+        "opponent_temperature": 3.0,
+    }

@@ -11,7 +11,7 @@ from dreamset_fixtures import tiny_spec
 from recover_fixtures import odd_network, quick_config
 
 from recover.config import RecoverConfig
-from recover.distill import Distillation, augment, distill, distillation_loss
+from recover.distill import Distillation, augment, distill
 from recover.importance import magnitudes, prunable_weights
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
@@ -45,34 +45,6 @@ def start(teacher: Teacher, config: RecoverConfig) -> Distillation:
 def run_to_the_end(run: Distillation, config: RecoverConfig, folder: Path) -> None:
     journal = Journal(folder / "metrics.jsonl")
     distill(run, config, journal=journal, save=lambda: None, progress=ignore_progress)
-
-
-def test_equal_answers_cost_nothing_at_any_temperature() -> None:
-    logits = torch.randn(5, 7)
-
-    for temperature in (0.5, 1.0, 4.0):
-        loss = distillation_loss(logits, logits + 3.0, temperature)  # softmax ignores the shift
-        assert abs(loss.item()) < 1e-5
-
-
-def test_the_gradient_is_the_difference_of_the_softened_answers() -> None:
-    student = torch.randn(6, 4, dtype=torch.float64).float().requires_grad_()
-    teacher, temperature = torch.randn(6, 4), 3.0
-
-    distillation_loss(student, teacher, temperature).backward()
-
-    difference = (student / temperature).softmax(1) - (teacher / temperature).softmax(1)
-    torch.testing.assert_close(student.grad, temperature * difference / 6)
-
-
-def test_the_loss_of_two_known_answers() -> None:
-    # KL((3/4, 1/4) || (1/2, 1/2)) = log 2 - H(3/4), at temperature 1.
-    teacher, student = torch.tensor([[3.0, 1.0]]).log(), torch.zeros(1, 2)
-
-    loss = distillation_loss(student, teacher, 1.0)
-
-    expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
-    torch.testing.assert_close(loss, expected)
 
 
 def test_the_pruned_weights_of_a_gradual_run_end_at_the_exact_count(

@@ -63,26 +63,85 @@ def test_no_hooks_are_left_also_after_an_error(small_teacher):
     assert not any(m._forward_hooks for m in small_teacher.network.modules())
 
 
-def test_time_and_disk_grow_with_the_number_of_dreams_and_memory_does_not(
-    small_teacher, monkeypatch
-):
-    monkeypatch.setattr(module, "_time_steps", lambda *_: 0.5)
-    small, large = (estimate(small_teacher, config_of(n), CPU) for n in (16, 160))
+def test_the_parts_of_a_run_add_up_as_by_hand(small_teacher, monkeypatch):
+    monkeypatch.setattr(module, "_time_steps", lambda *_: (3.0, 0.5))
+    monkeypatch.setattr(module, "_seconds_to_store", lambda *_: 0.25)
+    small, large = (
+        estimate(small_teacher, config_of(n, shard_size=8), CPU, seconds_to_start=2)
+        for n in (16, 160)
+    )
 
-    # 16 dreams in batches of 8 are 2 batches of 4 steps of half a second.
-    assert small["hours"] == pytest.approx(2 * 4 * 0.5 / 3600)
+    # Batches of 8 are 4 steps of half a second and about one more around them; a dream is a
+    # quarter of a second to store. 3 seconds of warming up and 2 of starting are paid once.
+    assert small["seconds_once"] == 5
+    assert small["hours"] * 3600 == pytest.approx(5 + 2 * 5 * 0.5 + 16 / 4)
+    assert large["hours"] * 3600 == pytest.approx(5 + 20 * 5 * 0.5 + 160 / 4)
     assert small["image_steps_per_second"] == 16
+    # Eight devices share 2 shards: two have one each. Or 20: some have 3.
+    assert small["hours_on_8_devices"] * 3600 == pytest.approx(5 + 5 * 0.5 + 8 / 4)
+    assert large["hours_on_8_devices"] * 3600 == pytest.approx(5 + 3 * (5 * 0.5 + 8 / 4))
     # A row: pixels, two float16 logits, int64 label, int32 batch, float32 loss.
     assert small["num_bytes_on_disk"] == 16 * (NUM_PIXELS + 2 * 2 + 8 + 4 + 4)
-    for name in ("hours", "hours_on_8_devices", "num_bytes_on_disk"):
-        assert large[name] == pytest.approx(10 * small[name])
+    assert large["num_bytes_on_disk"] == 10 * small["num_bytes_on_disk"]
     assert large["num_bytes_in_memory"] == small["num_bytes_in_memory"]
-    assert small["hours_on_8_devices"] == small["hours"] / 8
+
+
+def test_what_a_generator_learns_first_is_paid_once(small_teacher, monkeypatch):
+    monkeypatch.setattr(module, "_time_steps", lambda *_: (3.0, 0.5))
+    config = config_of(16, method="generator", meta_batches=10)
+
+    assert estimate(small_teacher, config, CPU)["seconds_once"] == pytest.approx(3 + 10 * 5 * 0.5)
+
+
+class Clock:
+    """A clock that a script moves on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class ScriptedEngine:
+    """Takes a time to warm up and the same for each step; it reports as the real one does."""
+
+    def __init__(self, clock: Clock, *, warm_up: float, step: float, between: float) -> None:
+        self.clock, self.warm_up, self.step, self.between = clock, warm_up, step, between
+        self.steps_done = 0
+
+    def rehearse(self, num_images: int, on_step=None) -> None:
+        told = self.clock.now
+        for step in range(1000):
+            self.clock.now += self.warm_up + self.step
+            self.warm_up, self.steps_done = 0.0, self.steps_done + 1
+            if on_step and self.clock.now - told > self.between:
+                on_step(step + 1, {})
+                told = self.clock.now
+
+
+@pytest.mark.parametrize(
+    ("step", "most_steps"), [(0.001, 4000), (0.1, 100), (40.0, 2)], ids=["fast", "usual", "slow"]
+)
+def test_the_pace_is_that_of_later_steps_and_few_are_done(
+    small_teacher, monkeypatch, step, most_steps
+):
+    clock = Clock()
+    engine = ScriptedEngine(clock, warm_up=30.0, step=step, between=1.0)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "rehearsing_engine", lambda *_: engine)
+    once, pace = module._time_steps(small_teacher, config_of(16, steps=1000), CPU)
+
+    assert once == pytest.approx(30.0)
+    assert pace == pytest.approx(step)
+    assert engine.steps_done <= most_steps
 
 
 def test_steps_are_timed_with_what_fits(small_teacher, monkeypatch):
     timed = []
-    monkeypatch.setattr(module, "_time_steps", lambda _, config, __: timed.append(config) or 1.0)
+    monkeypatch.setattr(
+        module, "_time_steps", lambda _, config, __: timed.append(config) or (0.0, 1.0)
+    )
     per_image = activation_num_bytes(small_teacher, torch.float32)
 
     for num_free, expected in [(2 * per_image * 100, 64), (2 * per_image * 7, 4), (1, 2)]:
@@ -105,6 +164,7 @@ def test_a_real_estimate_is_positive_complete_and_writes_nothing(
         "num_bytes_free",
         "timed_batch_size",
         "image_steps_per_second",
+        "seconds_once",
         "hours",
         "hours_on_8_devices",
     }

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
+from dreamforge.config import SynthesisConfig
+from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
 from shared.seeding import generator
 
 
@@ -56,3 +58,40 @@ def test_move_rolls_and_mirrors_by_whole_pixels():
     assert move(image, 1, 0, 0).flatten().tolist() == [2, 3, 0, 1]
     assert move(image, 0, 0, 1).flatten().tolist() == [1, 0, 3, 2]
     assert torch.equal(move(image, 0, 0, 0), image)
+
+
+def test_hard_targets_stay_as_they_are():
+    targets = balanced_targets(5, 0, 0, 7)
+
+    assert soften(SynthesisConfig(), targets, 5, 0) is targets
+
+
+def test_soft_targets_spread_their_share_evenly():
+    config = SynthesisConfig(targets="soft", target_smoothing=0.2)
+    found = soften(config, torch.tensor([1]), 4, 0)
+
+    assert found.tolist() == [pytest.approx([0.05, 0.85, 0.05, 0.05])]
+
+
+def test_pairs_are_two_classes_of_which_the_target_is_the_larger_part():
+    config, targets = SynthesisConfig(targets="pairs"), balanced_targets(5, 0, 0, 2000)
+    found = soften(config, targets, 5, 0)
+    top = found.topk(2, dim=1)
+
+    assert torch.equal(found.argmax(1), targets)
+    assert torch.allclose(found.sum(1), torch.ones(2000))
+    assert found.topk(3, dim=1).values[:, 2].abs().max() == 0
+    # Uniform in (1/2, 1]: mean 3/4; every other class equally often.
+    assert top.values[:, 0].min() > 0.5
+    assert top.values[:, 0].mean().item() == pytest.approx(0.75, abs=0.02)
+    partners = torch.bincount((top.indices[:, 1] - targets) % 5, minlength=5)
+    assert partners[0] == 0
+    assert partners[1:].min() > 400
+
+
+def test_pairs_of_a_batch_are_its_own_and_always_the_same():
+    config, targets = SynthesisConfig(targets="pairs"), torch.arange(4)
+    first, again, other = (soften(config, targets, 4, batch) for batch in (0, 0, 1))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -9,9 +9,11 @@ from dreamforge.objective import (
     EPSILON,
     bn_kl,
     bn_l2,
+    competition,
     entropy,
     l2,
     objective,
+    sameness,
     total_variation,
 )
 
@@ -103,3 +105,102 @@ def test_terms_of_weight_zero_are_not_computed():
     _, terms = objective(config, torch.randn(1, 3, 4, 4), torch.randn(1, 5), torch.tensor([0]), [])
 
     assert set(terms) == {"class"}
+
+
+def test_networks_that_answer_the_same_agree_wholly_and_pull_at_nothing():
+    logits = torch.randn(5, 7, requires_grad=True)
+    agreement = competition(logits, logits.detach(), 3.0)
+    (gradient,) = torch.autograd.grad(agreement, logits)
+
+    assert agreement.item() == pytest.approx(1)
+    assert gradient.abs().max() < 1e-6
+
+
+def test_networks_that_share_no_answer_do_not_agree_at_all():
+    sure = torch.tensor([[1e4, 0.0, 0.0]])
+    agreement = competition(sure.requires_grad_(), sure.detach().roll(1, 1), 1.0)
+    (gradient,) = torch.autograd.grad(agreement, sure)
+
+    assert agreement.item() == pytest.approx(0, abs=1e-6)
+    assert gradient.isfinite().all()
+
+
+def test_competition_is_the_textbook_divergence_at_its_temperature():
+    # At temperature 2: p = (3/4, 1/4) and q = (1/2, 1/2), so that m = (5/8, 3/8).
+    teacher, opponent = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
+    to_middle = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
+    from_middle = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
+    expected = 1 - (to_middle + from_middle) / 2 / math.log(2)
+
+    assert competition(teacher, opponent, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    assert competition(opponent, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_along_the_gradient_drives_the_answers_apart():
+    teacher = torch.tensor([[1.0, 0.5, 0.0]], requires_grad=True)
+    opponent = torch.tensor([[0.8, 0.9, 0.0]])
+    before = competition(teacher, opponent, 1.0)
+    (gradient,) = torch.autograd.grad(before, teacher)
+
+    assert competition(teacher.detach() - 0.1 * gradient, opponent, 1.0) < before
+
+
+def test_dreams_of_a_class_that_resemble_the_same_others_are_the_same():
+    logits = torch.tensor([[5.0, 1.0, 2.0, 3.0]]).repeat(4, 1)
+    more_certain = logits + torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    assert sameness(logits, torch.zeros(4, dtype=torch.int64)).item() == pytest.approx(1)
+    both = torch.cat([logits, more_certain])  # how sure the answer is does not count
+    assert sameness(both, torch.zeros(8, dtype=torch.int64)).item() == pytest.approx(1)
+
+
+def test_dreams_of_a_class_that_each_resemble_another_class_differ_wholly():
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    logits = torch.zeros(6, 4)
+    logits[range(6), labels] = 200.0
+    logits[range(6), torch.tensor([1, 2, 3, 0, 2, 3])] = 100.0
+
+    assert sameness(logits, labels).item() == pytest.approx(0, abs=1e-6)
+    # Two of three others, equally often: ln 2 of ln 3.
+    partly = sameness(logits[:2], labels[:2]).item()
+    assert partly == pytest.approx(1 - math.log(2) / math.log(3), rel=1e-5)
+
+
+def test_a_class_with_one_dream_and_a_network_with_two_classes_have_nothing_to_spread():
+    logits = torch.randn(4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(sameness(logits, torch.arange(4)), logits)
+
+    assert sameness(logits, torch.arange(4)).item() == pytest.approx(1)
+    assert gradient.abs().max() < 1e-6
+    assert sameness(torch.randn(6, 2), torch.tensor([0, 1] * 3)).item() == pytest.approx(1)
+
+
+def test_the_new_terms_are_weighed_like_the_others():
+    config = SynthesisConfig(
+        method="adaptive",
+        class_weight=2.0,
+        bn_weight=0.0,
+        diversity_weight=3.0,
+        competition_weight=5.0,
+    )
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2] * 2)
+    others = [torch.randn(6, 4), logits.bfloat16()]
+    total, terms = objective(config, torch.zeros(6, 3, 4, 4), logits, labels, [], others)
+
+    agreements = [competition(logits, other, 3.0).item() for other in others]
+    assert terms["competition"].item() == pytest.approx(sum(agreements) / 2)
+    assert terms["diversity"].item() == pytest.approx(sameness(logits, labels).item())
+    expected = 2 * terms["class"] + 3 * terms["diversity"] + 5 * terms["competition"]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_targets_may_be_probabilities():
+    config = SynthesisConfig(bn_weight=0.0, diversity_weight=1.0)
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2] * 2)
+    mixed = 0.75 * torch.nn.functional.one_hot(labels, 4) + 0.25 / 4
+    _, hard = objective(config, torch.zeros(6, 3, 4, 4), logits, labels, [])
+    _, soft = objective(config, torch.zeros(6, 3, 4, 4), logits, mixed, [])
+
+    uniform = -logits.log_softmax(1).mean().item()
+    assert soft["class"].item() == pytest.approx(0.75 * hard["class"].item() + 0.25 * uniform)
+    assert soft["diversity"].item() == hard["diversity"].item()

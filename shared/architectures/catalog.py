@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from shared.architectures import (
+    gentle_stem,
     he_resnet,
     mobilenet,
     stem_resnet,
@@ -28,7 +29,10 @@ from shared.errors import ConfigError
 # In the order in which identification prefers them when tensors cannot tell them apart.
 ARCHITECTURES: dict[str, Candidate] = {
     candidate.name: candidate
-    for family in (torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet)
+    for family in (
+        *(torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet),
+        gentle_stem,
+    )
     for candidate in family.CANDIDATES
 }
 _TIMM_NAME = re.compile(r"timm:([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?)")

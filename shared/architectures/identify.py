@@ -104,7 +104,8 @@ def require_batch_norm(tensors: Mapping[str, Tensor]) -> None:
     if not any(name.rpartition(".")[2] == "running_mean" for name in tensors):
         raise CheckpointError(
             f"no BatchNorm statistics (running_mean) among {len(tensors)} tensors: inversion "
-            "matches what BatchNorm layers remember, so it needs a network that has them"
+            "matches what BatchNorm layers remember, so it needs a network that has them (where "
+            "they were fused into the convolutions for speed: the file from before that)"
         )
 
 

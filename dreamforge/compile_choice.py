@@ -1,0 +1,47 @@
+"""Whether a run's network is compiled: decided once, from the run alone, and recorded with it."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from dreamforge.config import SynthesisConfig
+from dreamforge.methods import PIXEL_METHODS
+from shared.compiling import decide
+from shared.teacher import Teacher, batch_norms
+
+
+def settle_compile(
+    teacher: Teacher, config: SynthesisConfig, device: torch.device
+) -> SynthesisConfig:
+    """Return the resolved config with ``compile`` on or off, where its method has a choice.
+
+    Compiled code rounds otherwise, so all processes of a run must agree: the answer depends on
+    the teacher, the config and the kind of device, and on whether that can compile at all.
+
+    Raises:
+        ConfigError: If it is on and the machine has no compiler.
+    """
+    if config.method not in PIXEL_METHODS:
+        return config
+    num_layers, num_values = batch_norm_values(teacher)
+    image_steps = config.num_images * (config.steps or 1)
+    compile_it = decide(config.compile, device, num_layers, num_values * image_steps)
+    return dataclasses.replace(config, compile="on" if compile_it else "off")
+
+
+def batch_norm_values(teacher: Teacher) -> tuple[int, int]:
+    """Return how many BatchNorm layers one image goes through, and how many values they see."""
+    num_values: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        num_values.append(inputs[0].numel())
+
+    handles = [norm.register_forward_hook(count) for norm in batch_norms(teacher.network).values()]
+    try:
+        teacher.logits(torch.zeros(1, *teacher.spec.image_shape, dtype=torch.uint8))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(num_values), sum(num_values)

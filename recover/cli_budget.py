@@ -1,0 +1,119 @@
+"""``--budget``: what ``recover run`` and ``recover sweep`` make of it, and say about it."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from recover.config import RecoverConfig
+from shared.cli import format_duration, say
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recover.budget import BudgetedSteps
+    from recover.preparation import Setup
+
+BUDGET = click.option(
+    "--budget",
+    metavar="TIME",
+    help="choose --steps such that all of it fits into this time: 10m, 90s, 2h, 600 (seconds)",
+)
+
+
+class Budget:
+    """The time that the user gave, from the moment this is made.
+
+    Attributes:
+        seconds: In all; None without ``--budget``.
+
+    Args:
+        text: As given.
+        steps: What ``--steps`` is, None if it was not given.
+
+    Raises:
+        ConfigError: If both are given, or the text is no time.
+    """
+
+    def __init__(self, text: str | None, steps: int | None) -> None:
+        self._started = time.monotonic()
+        self.seconds: float | None = None
+        if text is None:
+            return
+        from recover.budget import parse_budget
+
+        self.seconds = parse_budget(text)
+        if steps is not None:
+            raise ConfigError(
+                f"--budget {text}: found --steps {steps}, too; expected one of them, since the "
+                "budget chooses the steps"
+            )
+
+    def fit(
+        self,
+        setup: "Setup",
+        folder: Path,
+        num_real_images: int | None,
+        *,
+        num_levels: int | None = None,
+        overwrite: bool = False,
+        write: bool = True,
+    ) -> RecoverConfig:
+        """Return the setup's config with as many steps as fit; say on stderr what was chosen.
+
+        Args:
+            setup: See :func:`recover.budget.choose_steps`, as for the rest.
+            folder: Likewise.
+            num_real_images: Likewise.
+            num_levels: Likewise.
+            overwrite: Choose anew; unless nothing is written, the earlier run's files (of a sweep:
+                the record alone) are removed, so the run itself must not overwrite any more.
+            write: Likewise.
+        """
+        assert self.seconds is not None
+        from recover.budget import choose_steps
+        from recover.folder import RunFolder
+
+        if overwrite and write and setup.group.leads:
+            earlier = RunFolder(folder, {})
+            if num_levels is None:
+                earlier.begin(overwrite=True)
+            else:
+                earlier.budget.unlink(missing_ok=True)
+        choice = choose_steps(
+            setup,
+            folder,
+            self.seconds,
+            num_real_images=num_real_images,
+            spent=time.monotonic() - self._started,
+            num_levels=num_levels,
+            fresh=overwrite,
+            write=write,
+        )
+        if setup.group.leads:
+            say(f"recover: {remark(choice, is_sweep=num_levels is not None)}")
+        return dataclasses.replace(setup.config, steps=choice.steps)
+
+
+def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:
+    """Return what was chosen, and what a longer run might bring, as one line."""
+    from recover.budget import MOST_STEPS
+
+    each = " for every level" if is_sweep else ""
+    usual = f"the usual {choice.usual_steps:,} take {format_duration(choice.seconds_usual)}{each}"
+    text = f"--budget {format_duration(choice.budget)}: "
+    if choice.is_recorded:
+        return f"{text}goes on with the {choice.steps:,} steps{each} that an earlier call chose"
+    if choice.steps == 0:
+        least = format_duration(choice.seconds_least)
+        return (
+            f"{text}too short to distil, which takes {least}{each} at least: prunes and repairs "
+            f"only (0 steps); {usual}, and recover far more"
+        )
+    text += f"{choice.steps:,} steps, about {format_duration(choice.seconds)}{each} with judging; "
+    if choice.steps < choice.usual_steps:
+        return f"{text}{usual}, and usually recover more"
+    if choice.steps >= MOST_STEPS:
+        return f"{text}no more are chosen; --steps takes any number"
+    return f"{text}{usual}"

@@ -1,0 +1,87 @@
+"""One recovery run in several processes, as torchrun starts them: data parallel.
+
+The first process is the run: it prunes, judges, saves and reports. The others follow: they take
+their part of every batch, and change their copy of the student as the first one changes its own.
+"""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recover.config import RecoverConfig
+from recover.distill import Distillation, distill
+from recover.journal import Journal
+from recover.masks import dense_masks
+from recover.preparation import prepare
+from shared.device import resolve_device
+from shared.distributed import ALONE, Group, join, leave, one_voice
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError
+from shared.progress import ignore_progress
+from shared.teacher import Teacher
+from shared.workers import find_worker
+
+
+@contextmanager
+def launched_group(config: RecoverConfig) -> Iterator[tuple[Group, RecoverConfig]]:
+    """Yield the processes that a launcher started, and the config with this one's device.
+
+    A process that is alone gets both as they are. Of several that fail in the block, one says why.
+
+    Raises:
+        ConfigError: If the launcher's environment makes no sense, or the device is not there.
+    """
+    worker, local_rank = find_worker(None)
+    if worker.count == 1:
+        yield ALONE, config
+        return
+    with one_voice() as store:
+        device = resolve_device(config.device, local_rank)
+        if config.device.startswith("cuda:"):
+            raise ConfigError(
+                f"--device {config.device}: found {worker.count} processes, expected one; "
+                "with --device cuda each takes its own"
+            )
+        group = join(store, worker, device)
+        yield group, dataclasses.replace(config, device=str(device))
+        leave(group)
+
+
+def follow(
+    config: RecoverConfig,
+    teacher: Teacher,
+    dreams: DreamSet,
+    group: Group,
+    *,
+    allow_teacher_mismatch: bool = False,
+) -> None:
+    """Do this process's part of the run that the first one does; write nothing.
+
+    Args:
+        config: The same as the first one's, but for the device.
+        teacher: Of the run.
+        dreams: Of the run.
+        group: All processes.
+        allow_teacher_mismatch: As the first one was told.
+
+    Raises:
+        As :func:`recover.pipeline.recover_student`, and a DreamforgeError if another process ends.
+    """
+    setup = prepare(
+        config, teacher, dreams, allow_teacher_mismatch=allow_teacher_mismatch, group=group
+    )
+    student = copy.deepcopy(setup.origin.network)
+    run = Distillation(
+        student=student,
+        teacher=setup.teacher,
+        feed=setup.feed,
+        config=setup.config,
+        device=setup.device,
+        masks=dense_masks(student),
+        group=group,
+    )
+    nowhere = Journal(Path(os.devnull))
+    distill(run, setup.config, journal=nowhere, save=lambda: None, progress=ignore_progress)

@@ -1,0 +1,87 @@
+"""Layers that the rest does not count on: replaced where that changes no answer, or refused.
+
+Inversion, repair and distillation all work on PyTorch's own BatchNorm. Detection code freezes it
+in a class of its own, and distributed training replaces it by one that talks to other processes.
+"""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shared.errors import CheckpointError
+
+# What torchvision.ops, detectron2 and DETR all register, as buffers.
+_FROZEN = frozenset({"weight", "bias", "running_mean", "running_var"})
+
+
+class PlainBatchNorm(_BatchNorm):
+    """A BatchNorm for inputs of any number of dimensions, channels in dimension 1."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        pass
+
+
+def replace_odd_norms(network: nn.Module) -> list[str]:
+    """Replace frozen and synchronized BatchNorms, in place, by plain ones that answer the same.
+
+    The plain ones have the same names in the state dict, and a counter that frozen ones lack, but
+    no values yet: replace before loading.
+
+    Returns:
+        One sentence per kind that was found.
+    """
+    found: dict[str, int] = {}
+    for name, module in list(network.named_modules()):
+        if name and (_is_frozen(module) or isinstance(module, nn.SyncBatchNorm)):
+            network.set_submodule(name, _plain(module))
+            kind = type(module).__name__
+            found[kind] = found.get(kind, 0) + 1
+    return [
+        f"{count} {kind} replaced by plain BatchNorms, which answer the same"
+        for kind, count in found.items()
+    ]
+
+
+def refuse_odd_layers(network: nn.Module) -> None:
+    """Check that every BatchNorm remembers what a batch of images can have shown it.
+
+    Raises:
+        CheckpointError: Naming the first that does not, or a convolution over three dimensions.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d):
+            raise CheckpointError(
+                f"convolution {name!r} is over three dimensions: a network for films or volumes, "
+                "expected one for images"
+            )
+        if not isinstance(module, _BatchNorm):
+            continue
+        if module.running_var is None:
+            raise CheckpointError(
+                f"BatchNorm {name!r} tracks no running statistics (track_running_stats=False), so "
+                "answers depend on the rest of a batch, and there is nothing to invert"
+            )
+        least = module.running_var.min().item()
+        if least < 0:
+            raise CheckpointError(
+                f"BatchNorm {name!r} remembers a variance of {least:g}, expected at least 0: the "
+                "file is damaged or its tensors were mixed up"
+            )
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return "FrozenBatchNorm" in type(module).__name__ and set(module.state_dict()) == _FROZEN
+
+
+def _plain(module: nn.Module) -> PlainBatchNorm:
+    """Return a plain BatchNorm of the same shape; its values are still to be loaded."""
+    if isinstance(module, nn.SyncBatchNorm):
+        return PlainBatchNorm(
+            module.num_features,
+            eps=module.eps,
+            momentum=module.momentum,
+            affine=module.affine,
+            track_running_stats=module.track_running_stats,
+        )
+    num_features = module.state_dict()["running_var"].numel()
+    return PlainBatchNorm(num_features, eps=getattr(module, "eps", 1e-5))
