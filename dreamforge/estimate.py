@@ -27,7 +27,7 @@ from shared.teacher import Teacher
 SECONDS_TO_TIME = 5.0  # of steps, after the first ones
 NUM_DEVICES = 8  # of the machine that the estimate is also made for
 STATE_COPIES = 8  # inputs, gradient, two moments, best, moved, and two in flight; float32
-STEPS_AROUND = 1.0  # noise, targets and the teacher's answer take about as long as a step
+STEPS_AROUND = 0.5  # a batch's noise, targets and answer in float32, in steps
 
 
 def estimate(

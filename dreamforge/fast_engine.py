@@ -22,7 +22,7 @@ from dreamforge.engine import (
     SynthesizedBatch,
     _inversion_copy,
 )
-from dreamforge.generator import initial_generator
+from dreamforge.generator import initial_generator, initial_latents
 from dreamforge.noise import balanced_targets, jitters, move
 from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
@@ -85,8 +85,7 @@ class FastEngine:
         self._monitor = BatchNormMonitor(self._network)
         self._generator = initial_generator(
             teacher.spec.image_shape,
-            teacher.spec.num_classes,
-            latent_channels=config.latent_channels,
+            latent_size=config.latent_size,
             width=config.generator_width,
             seed=config.seed,
         ).to(device)
@@ -119,7 +118,7 @@ class FastEngine:
 
         Args:
             name: For errors.
-            targets: On any device.
+            targets: On the CPU.
             draws: Where latents and moves come from.
             start: Left as it is.
             on_step: Called about once a second.
@@ -127,7 +126,13 @@ class FastEngine:
         Raises:
             DreamforgeError: If the batch diverges even at an eighth of the rates.
         """
-        latents = torch.randn(len(targets), *self._generator.latent_shape, generator=draws)
+        latents = initial_latents(
+            targets,
+            self.scorer.spec.num_classes,
+            self.config.latent_size,
+            self.config.class_share,
+            draws,
+        )
         moves = jitters(
             self.config.steps or 1, self.config.jitter or 0, draws, flip=self.config.flip
         )
@@ -183,7 +188,7 @@ class FastEngine:
         )
         last_read = time.monotonic()
         for step, moved_by in enumerate(moves):
-            inputs = move(self._inputs(latents, targets), *moved_by)
+            inputs = move(self._inputs(latents), *moved_by)
             loss, terms, _ = self._loss(inputs, targets, start.stats)
             adam.zero_grad()
             loss.backward()
@@ -192,13 +197,13 @@ class FastEngine:
                 on_step(step + 1, {"loss": loss.item(), **_read(terms)})
                 last_read = time.monotonic()
         with torch.no_grad():
-            inputs = self._inputs(latents, targets)
+            inputs = self._inputs(latents)
             loss, terms, stats = self._loss(inputs, targets, start.stats)
         return inputs, {**_read(terms), "total": loss.item()}, stats
 
-    def _inputs(self, latents: Tensor, targets: Tensor) -> Tensor:
+    def _inputs(self, latents: Tensor) -> Tensor:
         with autocast(self.device, self._dtype):
-            pixels = self._generator(latents, targets)
+            pixels = self._generator(latents)
         return self.scorer.normalize(pixels)
 
     def _loss(

@@ -21,7 +21,7 @@ def engine(tiny_teacher) -> FastEngine:
         batch_size=8,
         steps=2,
         generator_width=4,
-        latent_channels=4,
+        latent_size=4,
         meta_batches=4,
         precision="float32",
     )

@@ -71,15 +71,15 @@ def test_the_parts_of_a_run_add_up_as_by_hand(small_teacher, monkeypatch):
         for n in (16, 160)
     )
 
-    # Batches of 8 are 4 steps of half a second and about one more around them; a dream is a
+    # Batches of 8 are 4 steps of half a second, and about half a step around them; a dream is a
     # quarter of a second to store. 3 seconds of warming up and 2 of starting are paid once.
     assert small["seconds_once"] == 5
-    assert small["hours"] * 3600 == pytest.approx(5 + 2 * 5 * 0.5 + 16 / 4)
-    assert large["hours"] * 3600 == pytest.approx(5 + 20 * 5 * 0.5 + 160 / 4)
+    assert small["hours"] * 3600 == pytest.approx(5 + 2 * 4.5 * 0.5 + 16 / 4)
+    assert large["hours"] * 3600 == pytest.approx(5 + 20 * 4.5 * 0.5 + 160 / 4)
     assert small["image_steps_per_second"] == 16
     # Eight devices share 2 shards: two have one each. Or 20: some have 3.
-    assert small["hours_on_8_devices"] * 3600 == pytest.approx(5 + 5 * 0.5 + 8 / 4)
-    assert large["hours_on_8_devices"] * 3600 == pytest.approx(5 + 3 * (5 * 0.5 + 8 / 4))
+    assert small["hours_on_8_devices"] * 3600 == pytest.approx(5 + 4.5 * 0.5 + 8 / 4)
+    assert large["hours_on_8_devices"] * 3600 == pytest.approx(5 + 3 * (4.5 * 0.5 + 8 / 4))
     # A row: pixels, two float16 logits, int64 label, int32 batch, float32 loss.
     assert small["num_bytes_on_disk"] == 16 * (NUM_PIXELS + 2 * 2 + 8 + 4 + 4)
     assert large["num_bytes_on_disk"] == 10 * small["num_bytes_on_disk"]
@@ -90,7 +90,7 @@ def test_what_a_generator_learns_first_is_paid_once(small_teacher, monkeypatch):
     monkeypatch.setattr(module, "_time_steps", lambda *_: (3.0, 0.5))
     config = config_of(16, method="generator", meta_batches=10)
 
-    assert estimate(small_teacher, config, CPU)["seconds_once"] == pytest.approx(3 + 10 * 5 * 0.5)
+    assert estimate(small_teacher, config, CPU)["seconds_once"] == pytest.approx(3 + 10 * 4.5 * 0.5)
 
 
 class Clock:

@@ -30,7 +30,7 @@ def config() -> SynthesisConfig:
         steps=2,
         jitter=1,
         generator_width=4,
-        latent_channels=4,
+        latent_size=4,
         meta_batches=3,
         precision="float32",
     )
