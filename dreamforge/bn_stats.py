@@ -73,18 +73,20 @@ class BatchNormMonitor:
 
     def _reporting_forward(self, module: Any) -> Any:
         running_mean, running_var, scale, shift = _as_affine(module)
+        then = _what_follows(module)
         # The kernel wants running statistics to update, and computes in their dtype.
         scratch = torch.zeros_like(scale), torch.ones_like(scale)
 
         def forward(inputs: Tensor) -> Tensor:
             outputs, mean, var = _AffineWithStats.apply(inputs, scale, shift, scratch)
             self._taken.append(BatchStats(mean, var, running_mean, running_var))
-            return outputs
+            return then(outputs)
 
         return forward
 
     def _plain_forward(self, module: Any) -> Any:
         running_mean, running_var, scale, shift = _as_affine(module)
+        then = _what_follows(module)
 
         def forward(inputs: Tensor) -> Tensor:
             values = inputs.float()
@@ -96,9 +98,15 @@ class BatchNormMonitor:
             offset = around.mean(others)
             var = (around.square().mean(others) - offset.square()).clamp_min(0)
             self._taken.append(BatchStats(offset + running_mean, var, running_mean, running_var))
-            return (values * scale.view(channels) + shift.view(channels)).to(inputs.dtype)
+            outputs = values * scale.view(channels) + shift.view(channels)
+            return then(outputs.to(inputs.dtype))
 
         return forward
+
+
+def _what_follows(module: nn.Module) -> nn.Sequential:
+    """Return what a BatchNorm does to its output: timm's have dropout and activation inside."""
+    return nn.Sequential(*module.children())
 
 
 @torch.no_grad()

@@ -124,8 +124,8 @@ class SynthesisConfig:
     latent_lr: float = option(0.1, "generator: Adam's rate of the latents", above=0)
     generator_width: int = option(32, "generator: channels before the last stage", min=2)
     latent_size: int = option(256, "generator: random numbers that each image comes from", min=1)
-    class_share: float = option(
-        0.25, "generator: share of these that dreams of one class have in common", min=0, max=1
+    mode_seeking_weight: float = option(
+        1.0, "generator: weight of how alike the dreams of one class are", min=0
     )
     meta_batches: int = option(
         20, "generator: batches to learn the common start on, before the first dream", min=0

@@ -22,7 +22,8 @@ from dreamforge.engine import (
     SynthesizedBatch,
     _inversion_copy,
 )
-from dreamforge.generator import initial_generator, initial_latents
+from dreamforge.generator import initial_generator
+from dreamforge.mode_seeking import FeatureTap, likeness
 from dreamforge.noise import balanced_targets, jitters, move
 from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
@@ -83,8 +84,10 @@ class FastEngine:
         self._dtype = compute_dtype(device, config.precision)
         self._network = _inversion_copy(teacher.network, device, self._dtype)
         self._monitor = BatchNormMonitor(self._network)
+        self._tap = FeatureTap(self._network)
         self._generator = initial_generator(
             teacher.spec.image_shape,
+            teacher.spec.num_classes,
             latent_size=config.latent_size,
             width=config.generator_width,
             seed=config.seed,
@@ -118,7 +121,7 @@ class FastEngine:
 
         Args:
             name: For errors.
-            targets: On the CPU.
+            targets: On any device.
             draws: Where latents and moves come from.
             start: Left as it is.
             on_step: Called about once a second.
@@ -126,18 +129,12 @@ class FastEngine:
         Raises:
             DreamforgeError: If the batch diverges even at an eighth of the rates.
         """
-        latents = initial_latents(
-            targets,
-            self.scorer.spec.num_classes,
-            self.config.latent_size,
-            self.config.class_share,
-            draws,
-        )
+        latents = torch.randn(len(targets), self.config.latent_size, generator=draws)
         moves = jitters(
             self.config.steps or 1, self.config.jitter or 0, draws, flip=self.config.flip
         )
         for attempt in range(MAX_ATTEMPTS):
-            with reproducible_convolutions(), self._monitor:
+            with reproducible_convolutions(), self._monitor, self._tap:
                 inputs, terms, stats = self._optimize(
                     to_device(latents, self.device),
                     to_device(targets, self.device),
@@ -188,7 +185,7 @@ class FastEngine:
         )
         last_read = time.monotonic()
         for step, moved_by in enumerate(moves):
-            inputs = move(self._inputs(latents), *moved_by)
+            inputs = move(self._inputs(latents, targets), *moved_by)
             loss, terms, _ = self._loss(inputs, targets, start.stats)
             adam.zero_grad()
             loss.backward()
@@ -197,13 +194,13 @@ class FastEngine:
                 on_step(step + 1, {"loss": loss.item(), **_read(terms)})
                 last_read = time.monotonic()
         with torch.no_grad():
-            inputs = self._inputs(latents)
+            inputs = self._inputs(latents, targets)
             loss, terms, stats = self._loss(inputs, targets, start.stats)
         return inputs, {**_read(terms), "total": loss.item()}, stats
 
-    def _inputs(self, latents: Tensor) -> Tensor:
+    def _inputs(self, latents: Tensor, targets: Tensor) -> Tensor:
         with autocast(self.device, self._dtype):
-            pixels = self._generator(latents)
+            pixels = self._generator(latents, targets)
         return self.scorer.normalize(pixels)
 
     def _loss(
@@ -214,6 +211,11 @@ class FastEngine:
         stats = self._monitor.take()
         merged = before.including(stats, self.config.stats_momentum)
         loss, terms = objective(self.config, inputs, logits, targets, merged)
+        features = self._tap.take()
+        if self.config.mode_seeking_weight:
+            value = likeness(features, targets)
+            loss = loss + self.config.mode_seeking_weight * value
+            terms["likeness"] = value.detach()
         return loss, terms, stats
 
     def _weights(self) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""A small convolutional network that makes images from random numbers.
+"""A small convolutional network that makes images from random numbers and classes.
 
 What Fang et al. 2022 (arXiv:2112.06253) optimise in place of pixels: neighbouring pixels and the
 images of one batch share weights, so that a few steps move all of them.
@@ -19,32 +19,41 @@ SLOPE = 0.2  # of the leaky ReLUs, as in the paper's network
 
 
 class ImageGenerator(nn.Module):
-    """Latents in, pixels out.
+    """Latents and targets in, pixels out.
 
     A linear layer makes coarse maps, each stage doubles their sides (nearest neighbour, then a 3x3
     convolution), and the last convolution makes the channels. Every stage costs about the same:
     half the channels where there are four times the pixels. Opposite borders meet, as they do when
     images are rolled; zeros around them would leave a frame.
 
-    As in the paper, it is not told the class: what an image is to become, its latents and the
-    weights must learn anew in every batch. A generator that knows it is there sooner, but soon
-    makes one image per class (docs/method.md).
+    Unlike the paper's, it is told the class, so that what makes a class is learned once and not
+    found again for every image. What keeps it from making one image per class is
+    :func:`likeness`.
 
     BatchNorms always use the batch they see: there are no buffers, the parameters are all.
 
     Args:
         image_shape: ``(C, H, W)``; any sides, also unequal ones.
+        num_classes: How many targets there are.
         latent_size: Random numbers per image.
         width: Channels before the last stage; it has half of them.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], *, latent_size: int, width: int) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        latent_size: int,
+        width: int,
+    ) -> None:
         super().__init__()
         channels, *size = image_shape
         sides = stage_sides(*size)
         widths = stage_widths(width, len(sides))
         self._coarse = (widths[0], *sides[0])
-        self.project = nn.Linear(latent_size, math.prod(self._coarse), bias=False)
+        self.classes = nn.Embedding(num_classes, latent_size)
+        self.project = nn.Linear(2 * latent_size, math.prod(self._coarse), bias=False)
         self.norm = nn.BatchNorm2d(widths[0], track_running_stats=False)
         self.stages = nn.Sequential(
             *(
@@ -60,22 +69,34 @@ class ImageGenerator(nn.Module):
         )
         self.pixels = nn.Sequential(_Wrap(), nn.Conv2d(widths[-1], channels, 3))
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Return float32 pixels ``(N, C, H, W)`` in [0, 1] of latents ``(N, latent_size)``."""
-        maps = self.project(latents).view(-1, *self._coarse)
+    def forward(self, latents: Tensor, targets: Tensor) -> Tensor:
+        """Return float32 pixels ``(N, C, H, W)`` in [0, 1].
+
+        Args:
+            latents: float32 ``(N, latent_size)``, about normal.
+            targets: int64 ``(N,)``.
+        """
+        known = torch.cat([latents, self.classes(targets)], dim=1)
+        maps = self.project(known).view(-1, *self._coarse)
         maps = self.norm(maps.contiguous(memory_format=torch.channels_last))
         return self.pixels(self.stages(maps)).float().sigmoid()
 
 
 def initial_generator(
-    image_shape: tuple[int, int, int], *, latent_size: int, width: int, seed: int
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    latent_size: int,
+    width: int,
+    seed: int,
 ) -> ImageGenerator:
     """Return a generator on the CPU whose weights depend on the arguments alone.
 
-    All layers keep the variance of what they see (He et al. 2015, arXiv:1502.01852).
+    All layers keep the variance of what they see (He et al. 2015, arXiv:1502.01852); class
+    embeddings are drawn like latents.
     """
     network: nn.Module = build_skeleton(
-        lambda: ImageGenerator(image_shape, latent_size=latent_size, width=width)
+        lambda: ImageGenerator(image_shape, num_classes, latent_size=latent_size, width=width)
     )
     network = network.to_empty(device="cpu")
     assert isinstance(network, ImageGenerator)
@@ -88,27 +109,9 @@ def initial_generator(
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=draws)
     return network
-
-
-def initial_latents(
-    targets: Tensor, num_classes: int, latent_size: int, class_share: float, draws: torch.Generator
-) -> Tensor:
-    """Return float32 latents ``(N, latent_size)`` of unit variance, on the CPU.
-
-    Unlike the paper's, latents of one class have a part in common, drawn anew for every batch: so
-    a few steps suffice to tell classes apart, and yet no start can learn what a class looks like.
-
-    Args:
-        targets: int64 ``(N,)``, on the CPU.
-        num_classes: How many there are, whether or not in this batch.
-        latent_size: Columns.
-        class_share: Of the variance, in [0, 1]: how much is common to a class.
-        draws: Where they come from.
-    """
-    own = torch.randn(len(targets), latent_size, generator=draws)
-    of_class = torch.randn(num_classes, latent_size, generator=draws)
-    return math.sqrt(1 - class_share) * own + math.sqrt(class_share) * of_class[targets]
 
 
 def stage_sides(height: int, width: int) -> list[tuple[int, int]]:

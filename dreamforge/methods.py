@@ -31,7 +31,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "latent_lr": ("generator",),
     "generator_width": ("generator",),
     "latent_size": ("generator",),
-    "class_share": ("generator",),
+    "mode_seeking_weight": ("generator",),
     "meta_batches": ("generator",),
     "outer_rate": ("generator",),
     "stats_momentum": ("generator",),

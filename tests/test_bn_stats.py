@@ -95,3 +95,29 @@ def test_channel_affine_is_exact_for_powers_of_two():
 
     expected = inputs * scale.view(3, 1, 1) + shift.view(3, 1, 1)
     assert torch.equal(channel_affine(inputs, scale, shift), expected)
+
+
+class NormAndAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.drop = nn.Identity()
+        self.act = nn.ReLU()
+
+    def forward(self, inputs):
+        return self.act(self.drop(super().forward(inputs)))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_activation_inside_a_batch_norm_is_not_lost(plain):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndAct(4)).eval().requires_grad_(False)
+    inputs = torch.randn(2, 3, 8, 8)
+    expected = model(inputs)
+
+    with BatchNormMonitor(model, plain=plain) as monitor:
+        outputs = model(inputs)
+        (layer,) = monitor.take()
+
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(layer.mean, model[0](inputs).mean((0, 2, 3)), atol=1e-5, rtol=1e-4)

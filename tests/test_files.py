@@ -1,4 +1,5 @@
 import json
+import socket
 import subprocess
 import sys
 
@@ -68,3 +69,16 @@ def test_sha256_of_a_known_text(tmp_path):
     # FIPS 180-2, appendix B.1.
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(tmp_path / "abc") == expected
+
+
+def test_what_is_left_of_several_files_is_found_in_one_listing(tmp_path):
+    paths = [tmp_path / name for name in ("a.h5", "b[1].h5", "c.h5")]
+    dead = 2**22 + 1  # above the largest process id of Linux
+    host = socket.gethostname()
+    leftovers = [tmp_path / f".{path.name}.{host}.{dead}.tmp" for path in paths]
+    elsewhere = tmp_path / f".a.h5.another-host.{dead}.tmp"
+    for file in (*leftovers, elsewhere):
+        file.write_bytes(b"")
+    remove_stale_temporaries(paths[0], paths[1])
+
+    assert sorted(tmp_path.iterdir()) == sorted([leftovers[2], elsewhere])
