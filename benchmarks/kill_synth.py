@@ -5,9 +5,9 @@
 Each trial starts the command in an empty folder, sends SIGKILL, SIGTERM or SIGINT at a random
 moment between the start of the first shard and the end, and gives the same command again. The
 result must be what an undisturbed run leaves, index and all (``SOURCE_DATE_EPOCH`` fixes the one
-date in it), with nothing beside it. An exit code of -2 is CPython's: it ends by SIGINT itself
-when an interrupt came while an import ran ``exec`` (a shell shows 130 for both). As root on Linux, a disk that is really full and one that is
-really read-only follow, on a small tmpfs.
+date in it), with nothing beside it. An exit code of -2 is CPython's: it ends by SIGINT itself when
+an interrupt came while an import ran ``exec`` (a shell shows 130 for both). As root on Linux, a
+disk that is really full and one that is really read-only follow, on a small tmpfs.
 """
 
 import argparse

@@ -180,4 +180,4 @@ def test_steps_report_their_terms(tiny_teacher, monkeypatch):
     )
 
     assert [step for step, _ in reports] == [1, 2, 3, 4, 5]
-    assert set(reports[0][1]) == {"loss", "class", "bn"}
+    assert set(reports[0][1]) == {"loss", "class", "bn", "likeness"}
