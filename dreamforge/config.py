@@ -120,12 +120,12 @@ class SynthesisConfig:
         "compile the network first (about a minute); auto: where the run is long enough to earn it",
         choices=("auto", "on", "off"),
     )
-    generator_lr: float = option(0.005, "generator: Adam's rate of its weights", above=0)
-    latent_lr: float = option(0.1, "generator: Adam's rate of the latents", above=0)
+    generator_lr: float = option(0.01, "generator: Adam's rate of its weights", above=0)
+    latent_lr: float = option(0.05, "generator: Adam's rate of the latents", above=0)
     generator_width: int = option(32, "generator: channels before the last stage", min=2)
     latent_size: int = option(256, "generator: random numbers that each image comes from", min=1)
     mode_seeking_weight: float = option(
-        1.0, "generator: weight of how alike the dreams of one class are", min=0
+        0.5, "generator: weight of how alike the dreams of one class are", min=0
     )
     meta_batches: int = option(
         20, "generator: batches to learn the common start on, before the first dream", min=0

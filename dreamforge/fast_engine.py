@@ -213,7 +213,8 @@ class FastEngine:
         loss, terms = objective(self.config, inputs, logits, targets, merged)
         features = self._tap.take()
         if self.config.mode_seeking_weight:
-            value = likeness(features, targets)
+            # Either alone leaves the other: one palette per class, or one drawing (docs/method.md).
+            value = (likeness(inputs, targets) + likeness(features, targets)) / 2
             loss = loss + self.config.mode_seeking_weight * value
             terms["likeness"] = value.detach()
         return loss, terms, stats

@@ -1,4 +1,4 @@
-"""How alike the dreams of one class are inside the teacher, so that they can be kept apart.
+"""How alike the dreams of one class are, so that they can be kept apart.
 
 A generator that knows the class soon makes one image of each: answers and BatchNorm statistics are
 then right already.
@@ -56,12 +56,12 @@ class FeatureTap:
 def likeness(features: Tensor, targets: Tensor) -> Tensor:
     """Return about the inverse distance between images of one class.
 
-    The mode-seeking term of Mao et al. 2019 (arXiv:1903.05628). Unlike there, distances are those
-    of the teacher's features, since pixels can differ in brightness alone; the latents' distance
-    is left out, because it is about the same for all pairs; each pair counts by itself.
+    The mode-seeking term of Mao et al. 2019 (arXiv:1903.05628). Unlike there, the latents'
+    distance is left out, because it is about the same for all pairs, and each pair counts by
+    itself.
 
     Args:
-        features: float32 ``(N, ...)`` of unit variance.
+        features: float32 ``(N, ...)`` of about unit variance; inputs, too.
         targets: int64 ``(N,)``.
 
     Returns:
