@@ -8,6 +8,7 @@ from torch import nn
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.methods import PIXEL_METHODS
+from dreamforge.plan import batch_sizes
 from shared.compiling import decide
 from shared.teacher import Teacher, batch_norms
 
@@ -27,6 +28,7 @@ def settle_compile(
         return config
     num_layers, num_values = batch_norm_values(teacher)
     image_steps = config.num_images * (config.steps or 1)
+    num_layers *= len(batch_sizes(config))  # each is compiled for itself
     compile_it = decide(config.compile, device, num_layers, num_values * image_steps)
     return dataclasses.replace(config, compile="on" if compile_it else "off")
 

@@ -20,6 +20,7 @@ from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
 from dreamforge.objective import objective
+from dreamforge.plan import batch_sizes
 from shared.compiling import compile_function, compiler_errors
 from shared.device import autocast, compute_dtype, to_device
 from shared.dreams import DreamBatch
@@ -79,7 +80,7 @@ class InversionLoss:
         config: Resolved.
         device: Of the network.
         dtype: To compute in.
-        compiled: Whether calls run compiled code; all of them then have inputs of one shape.
+        compiled: Whether calls run compiled code, which is made anew for each shape of inputs.
         opponents: What answers the inputs differently, if all goes well.
     """
 
@@ -208,13 +209,13 @@ class Engine:
         """
         if self._compiled is None:
             return ""
-        num_images = self._config.batch_size or self._config.num_images
-        targets = self._wanted(0, torch.zeros(num_images, dtype=torch.int64))
-        shape = (num_images, *self._scorer.spec.image_shape)
-        inputs = torch.zeros(shape, device=self._device, requires_grad=True)
         try:
-            with self._compiled as loss_of:
-                torch.autograd.grad(loss_of(inputs, targets)[0], inputs)
+            for num_images in batch_sizes(self._config):
+                targets = self._wanted(0, torch.zeros(num_images, dtype=torch.int64))
+                shape = (num_images, *self._scorer.spec.image_shape)
+                inputs = torch.zeros(shape, device=self._device, requires_grad=True)
+                with self._compiled as loss_of:
+                    torch.autograd.grad(loss_of(inputs, targets)[0], inputs)
         except compiler_errors() as error:
             self._compiled = None
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
@@ -223,12 +224,6 @@ class Engine:
     def _wanted(self, batch: int, targets: Tensor) -> Tensor:
         num_classes = self._scorer.spec.num_classes
         return to_device(soften(self._config, targets, num_classes, batch), self._device)
-
-    def _loss_of(self, num_images: int) -> "InversionLoss":
-        """Return what computes the loss: the last, smaller batch is not worth compiling for."""
-        if self._compiled is not None and num_images == self._config.batch_size:
-            return self._compiled
-        return self._eager
 
     def _optimize(
         self, batch: int, targets: Tensor, lr: float, on_step: StepCallback | None
@@ -246,7 +241,7 @@ class Engine:
             [inputs], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
         )
         last_read = time.monotonic()
-        with self._loss_of(len(targets)) as loss_of:
+        with self._compiled or self._eager as loss_of:
             for step in range(steps):
                 adam.param_groups[0]["lr"] = lr * rate_factor(config, step)
                 moved = move(inputs, *moves[step])

@@ -109,7 +109,7 @@ def test_compiled_loss_and_gradient_are_those_of_the_plain_loop(small_teacher, t
 @needs_compiler
 def test_a_compiled_set_says_so_and_is_the_same_to_the_byte(small_teacher, tiny_config, tmp_path):
     config = dataclasses.replace(tiny_config, num_images=20, compile="on", steps=3)
-    # The last batch has four images and is made without.
+    # Batches of six and seven: compiled for both.
     for name in ("one", "two"):
         synthesize(small_teacher, config, tmp_path / name / "dreams.h5", CPU)
     shards = [sorted((tmp_path / name).glob("dreams-*.h5")) for name in ("one", "two")]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.plan import plan_shards
+from dreamforge.plan import batch_sizes, plan_shards
 from shared.errors import ConfigError
 from shared.workers import Worker
 
@@ -36,3 +36,15 @@ def test_workers_share_the_shards_without_overlap():
 def test_a_malformed_share_fails_loudly(text):
     with pytest.raises(ConfigError, match="--worker"):
         Worker.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "sizes"),
+    [(1024, 256, (256,)), (1000, 256, (250,)), (20, 8, (6, 7)), (5, 8, (5,)), (17, 8, (5, 6))],
+)
+def test_batches_have_at_most_two_sizes(num_images, batch_size, sizes):
+    config = SynthesisConfig(num_images=num_images, batch_size=batch_size).resolve((3, 8, 8))
+
+    assert batch_sizes(config) == sizes
+    made = {b.stop - b.start for s in plan_shards(config, Path("d.h5")) for b in s.batches}
+    assert made == set(sizes)
