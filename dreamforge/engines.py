@@ -9,9 +9,10 @@ import torch
 from dreamforge.common_start import StartFile, learn_start
 from dreamforge.config import SynthesisConfig, parse_sparsities
 from dreamforge.engine import Engine, StepCallback, SynthesizedBatch
-from dreamforge.fast_engine import FastEngine, ShardStream
+from dreamforge.fast_engine import FastEngine
 from dreamforge.journal import Journal
 from dreamforge.opponents import make_opponents
+from dreamforge.shard_stream import ShardStream
 from shared.progress import Progress, ProgressCallback
 from shared.teacher import Teacher
 

@@ -19,7 +19,6 @@ from dreamforge.engine import (
     MAX_ATTEMPTS,
     SECONDS_BETWEEN_READS,
     StepCallback,
-    SynthesizedBatch,
     _inversion_copy,
 )
 from dreamforge.generator import initial_generator
@@ -28,9 +27,7 @@ from dreamforge.noise import balanced_targets, jitters, move
 from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
 from shared.device import autocast, compute_dtype, reproducible_convolutions, to_device
-from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError
-from shared.images import to_images
 from shared.seeding import derive_seed, generator
 from shared.teacher import Teacher
 
@@ -221,43 +218,6 @@ class FastEngine:
 
     def _weights(self) -> tuple[Tensor, ...]:
         return tuple(parameter.detach().clone() for parameter in self._generator.parameters())
-
-
-class ShardStream:
-    """Makes the batches of one shard, in order; each starts from what those before have taught.
-
-    Every shard begins at the same start, so that shards do not depend on each other.
-    """
-
-    def __init__(self, engine: FastEngine, start: Start) -> None:
-        self._engine = engine
-        self._start = start
-
-    def synthesize(
-        self, batch: int, start: int, stop: int, on_step: StepCallback | None = None
-    ) -> SynthesizedBatch:
-        """Return dreams ``start`` to ``stop`` of the set, which are its batch number ``batch``.
-
-        Raises:
-            DreamforgeError: If the batch diverges even at an eighth of the rates.
-        """
-        config, scorer = self._engine.config, self._engine.scorer
-        targets = balanced_targets(scorer.spec.num_classes, config.seed, start, stop)
-        draws = generator(config.seed, "batch", batch)
-        adapted = self._engine.adapt(f"batch {batch}", targets, draws, self._start, on_step)
-        self._start = adapted.next_start
-        images = to_images(scorer.denormalize(adapted.inputs)).contiguous()
-        logits = scorer.logits(images).cpu()
-        if config.class_loss == "entropy":  # nobody asked for a class: the answer is it
-            targets = logits.argmax(1)
-        dreams = DreamBatch(
-            images=images.cpu(),
-            labels=targets,
-            logits=logits.to(torch.float16),
-            batch=torch.full((stop - start,), batch, dtype=torch.int32),
-            loss=torch.full((stop - start,), adapted.terms["total"]),
-        )
-        return SynthesizedBatch(dreams=dreams, terms=adapted.terms, attempts=adapted.attempts)
 
 
 def toward(weights: Sequence[Tensor], adapted: Sequence[Tensor], rate: float) -> tuple[Tensor, ...]:

@@ -85,8 +85,8 @@ class RecoverConfig:
     )
     mix: str = option(
         "cutmix",
-        "mix the dreams of a batch; the teacher answers to the mixed images",
-        choices=("none", "cutmix"),
+        "mix the dreams of a batch; the teacher answers to the mixtures; both: half of them each",
+        choices=("none", "cutmix", "mixup", "both"),
     )
     flip: bool = option(True, "random horizontal flips")
     shift: int | None = option(

@@ -23,7 +23,7 @@ from recover.masks import Masks
 from recover.optimizer import gradients, make_optimizer
 from recover.schedule import is_pruning_step, learning_rate, sparsity_at
 from recover.whole_batch import whole_batch_statistics
-from shared.augment import cutmix, random_flip, random_shift
+from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
@@ -36,6 +36,13 @@ from shared.teacher import Teacher, batch_norms
 STEPS_PER_ROW = 50  # between two rows of metrics.jsonl: the only waits for the device
 SECONDS_PER_REPORT = 1.0  # between two reports of progress
 
+MIXES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": lambda images, draws: images,
+    "cutmix": cutmix,
+    "mixup": mixup,
+    "both": cutmix_or_mixup,
+}
+
 
 def augment(images: Tensor, config: RecoverConfig, step: int) -> Tensor:
     """Return the uint8 ``images`` of a step flipped, shifted and mixed as the config says."""
@@ -44,9 +51,7 @@ def augment(images: Tensor, config: RecoverConfig, step: int) -> Tensor:
         images = random_flip(images, draws)
     if config.shift:
         images = random_shift(images, config.shift, draws)
-    if config.mix == "cutmix":
-        images = cutmix(images, draws)
-    return images
+    return MIXES[config.mix](images, draws)
 
 
 class Distillation:

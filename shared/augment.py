@@ -86,6 +86,39 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     return mixed
 
 
+def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blend each image with a random partner: Zhang et al. 2018 (arXiv:1710.09412).
+
+    Each pair has its own weight, from Beta(1, 1), the uniform distribution. Unlike the paper:
+    labels are not mixed; the teacher answers to the mixed images.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``, any device.
+        generator: On the CPU; 2 N draws are taken.
+
+    Returns:
+        New images of the same shape, dtype and device.
+    """
+    partners = to_device(torch.randperm(len(images), generator=generator), images.device)
+    share = _column(torch.rand(len(images), generator=generator), images)
+    pixels = images.float()
+    return torch.lerp(pixels[partners], pixels, share).round_().to(torch.uint8)
+
+
+def cutmix_or_mixup(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mix every other image by CutMix and the rest by mixup, with partners from the whole batch.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``, any device, in random order.
+        generator: On the CPU; 3 N + 3 draws are taken.
+
+    Returns:
+        New images of the same shape, dtype and device.
+    """
+    pasted, blended = cutmix(images, generator), mixup(images, generator)
+    return torch.where(_column(torch.arange(len(images)) % 2 == 0, images), pasted, blended)
+
+
 def _extent(center: float, side: float, length: int) -> tuple[int, int]:
     """Return where a box begins and ends on an axis, of which the rest are fractions."""
     middle, half = int(center * length), int(side * length) // 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.augment import cutmix, random_flip, random_shift
+from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.seeding import generator
 
 
@@ -88,3 +88,28 @@ def test_inputs_are_left_alone_and_draws_repeat() -> None:
         assert torch.equal(change(5), change(5))
         assert not torch.equal(change(5), change(6))
     assert torch.equal(images, before)
+
+
+def test_mixup_blends_two_images_with_one_weight_each() -> None:
+    """Constant images of value i: a blend is constant, too, and between its two parents."""
+    values = torch.arange(0, 250, 10, dtype=torch.uint8)
+    images = values[:, None, None, None].expand(-1, 3, 4, 4).contiguous()
+    draws = generator(0, "mixup")
+    partners = torch.randperm(len(images), generator=draws)
+    share = torch.rand(len(images), generator=draws)
+    mixed = mixup(images, generator(0, "mixup"))
+
+    assert mixed.dtype == torch.uint8
+    assert torch.equal(mixed, mixed[:, :1, :1, :1].expand_as(mixed))
+    expected = values * share + values[partners] * (1 - share)
+    torch.testing.assert_close(mixed[:, 0, 0, 0].float(), expected, atol=0.51, rtol=0)
+
+
+def test_both_mixes_take_every_other_image() -> None:
+    images = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8)
+    draws = generator(3)
+    pasted, blended = cutmix(images, draws), mixup(images, draws)
+    mixed = cutmix_or_mixup(images, generator(3))
+
+    assert torch.equal(mixed[0::2], pasted[0::2])
+    assert torch.equal(mixed[1::2], blended[1::2])

@@ -5,8 +5,9 @@ import torch
 
 from dreamforge import fast_engine as fast_engine_module
 from dreamforge.config import SynthesisConfig
-from dreamforge.fast_engine import FastEngine, ShardStream, toward
+from dreamforge.fast_engine import FastEngine, toward
 from dreamforge.noise import balanced_targets
+from dreamforge.shard_stream import ShardStream
 from shared.errors import DreamforgeError
 from shared.seeding import generator
 

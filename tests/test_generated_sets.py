@@ -9,8 +9,9 @@ import torch
 from dreamforge import common_start, forge
 from dreamforge.cli import main
 from dreamforge.config import SynthesisConfig
-from dreamforge.fast_engine import FastEngine, ShardStream
+from dreamforge.fast_engine import FastEngine
 from dreamforge.forge import synthesize
+from dreamforge.shard_stream import ShardStream
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.files import sha256_of
