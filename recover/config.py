@@ -84,7 +84,7 @@ class RecoverConfig:
         "2024); then lower --temperature, such as 2",
     )
     mix: str = option(
-        "cutmix",
+        "both",
         "mix the dreams of a batch; the teacher answers to the mixtures; both: half of them each",
         choices=("none", "cutmix", "mixup", "both"),
     )
