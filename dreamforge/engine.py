@@ -6,23 +6,20 @@ step, clamp; nothing in it waits for the device, and no weight gradients are com
 run is long enough to earn it back, the loss and its gradient are compiled.
 """
 
-import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
+from dreamforge.inversion_loss import Answers, InversionLoss, inversion_copy
 from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
-from dreamforge.objective import objective
 from dreamforge.plan import batch_sizes
-from shared.compiling import compile_function, compiler_errors
-from shared.device import autocast, compute_dtype, to_device
+from shared.compiling import compiler_errors
+from shared.device import compute_dtype, to_device
 from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError
 from shared.images import to_images
@@ -33,7 +30,6 @@ SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is do
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
 
 StepCallback = Callable[[int, dict[str, float]], None]
-Answers = Callable[[Tensor], Sequence[Tensor]]  # inputs to the logits of every opponent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,58 +68,6 @@ class _Best:
         }
 
 
-class InversionLoss:
-    """The objective at given inputs; callable within its ``with`` block.
-
-    Args:
-        network: Frozen, in evaluation mode, in ``dtype`` but for its BatchNorms.
-        config: Resolved.
-        device: Of the network.
-        dtype: To compute in.
-        compiled: Whether calls run compiled code, which is made anew for each shape of inputs.
-        opponents: What answers the inputs differently, if all goes well.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        config: SynthesisConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        compiled: bool = False,
-        opponents: Answers | None = None,
-    ) -> None:
-        self._network = network
-        self._opponents = opponents
-        self._config = config
-        self._device = device
-        self._dtype = dtype
-        self._monitor = BatchNormMonitor(network, plain=compiled)
-        self._compute = compile_function(self._terms) if compiled else self._terms
-
-    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of normalised float32 ``(N, C, H, W)``, and its unweighted terms.
-
-        Targets are classes or probabilities, as :func:`dreamforge.objective.objective` says.
-        """
-        return self._compute(inputs, targets)
-
-    def __enter__(self) -> Self:
-        self._monitor.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._monitor.__exit__(*error)
-
-    def _terms(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with autocast(self._device, self._dtype):
-            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
-        stats = self._monitor.take()
-        answers = self._opponents(inputs) if self._opponents else ()
-        return objective(self._config, inputs, logits, targets, stats, answers)
-
-
 class Engine:
     """Inverts one teacher on one device with one config; make one per process.
 
@@ -145,7 +89,7 @@ class Engine:
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
         self._scorer = teacher.to(device)
-        self._network = _inversion_copy(teacher.network, device, self._dtype)
+        self._network = inversion_copy(teacher.network, device, self._dtype)
         self._eager = InversionLoss(self._network, config, device, self._dtype, opponents=opponents)
         self._compiled: InversionLoss | None = None
         if config.compile == "on":
@@ -269,16 +213,3 @@ def rate_factor(config: SynthesisConfig, step: int) -> float:
 
 def _read(terms: dict[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in terms.items()}
-
-
-def _inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Copy the network with channels-last convolutions already in the compute dtype.
-
-    Autocast would cast frozen weights again in every step (it only remembers casts of weights
-    that train). BatchNorm stays in float32.
-    """
-    copied = copy.deepcopy(network).to(device).eval().requires_grad_(False)
-    for module in copied.modules():
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            module.to(dtype)
-    return copied.to(memory_format=torch.channels_last)

@@ -19,9 +19,9 @@ from dreamforge.engine import (
     MAX_ATTEMPTS,
     SECONDS_BETWEEN_READS,
     StepCallback,
-    _inversion_copy,
 )
 from dreamforge.generator import initial_generator
+from dreamforge.inversion_loss import inversion_copy
 from dreamforge.mode_seeking import FeatureTap, likeness
 from dreamforge.noise import balanced_targets, jitters, move
 from dreamforge.objective import objective
@@ -79,7 +79,7 @@ class FastEngine:
         self.config = config
         self.device = device
         self._dtype = compute_dtype(device, config.precision)
-        self._network = _inversion_copy(teacher.network, device, self._dtype)
+        self._network = inversion_copy(teacher.network, device, self._dtype)
         self._monitor = BatchNormMonitor(self._network)
         self._tap = FeatureTap(self._network)
         self._generator = initial_generator(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamforge.config import SynthesisConfig, parse_sparsities
-from dreamforge.engine import Engine, _inversion_copy
+from dreamforge.engine import Engine
+from dreamforge.inversion_loss import inversion_copy
 from shared.device import autocast, compute_dtype
 from shared.images import to_pixels
 from shared.magnitude import prune_globally
@@ -36,7 +37,7 @@ class Opponents:
     def __init__(
         self, networks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype
     ) -> None:
-        self._networks = [_inversion_copy(network, device, dtype) for network in networks]
+        self._networks = [inversion_copy(network, device, dtype) for network in networks]
         self._device = device
         self._dtype = dtype
 

@@ -7,8 +7,9 @@ from torch import nn
 import shared.compiling as compiling
 from dreamforge.compile_choice import batch_norm_values, settle_compile
 from dreamforge.config import SynthesisConfig
-from dreamforge.engine import Engine, InversionLoss
+from dreamforge.engine import Engine
 from dreamforge.forge import synthesize
+from dreamforge.inversion_loss import InversionLoss
 from shared.compiling import decide, is_worth_compiling, why_not
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -123,7 +124,7 @@ def test_what_cannot_be_compiled_is_made_without(tiny_teacher, tiny_config, monk
     def refuse(*args):
         raise compiling.compiler_errors()[0]("data-dependent branch\nmore lines")
 
-    monkeypatch.setattr("dreamforge.engine.compile_function", lambda function: refuse)
+    monkeypatch.setattr("dreamforge.inversion_loss.compile_function", lambda function: refuse)
     config = dataclasses.replace(tiny_config.resolve(SHAPE), compile="on")
     engine = Engine(tiny_teacher, config, CPU)
     plain = Engine(tiny_teacher, dataclasses.replace(config, compile="off"), CPU)

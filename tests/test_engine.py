@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamforge import engine as engine_module
+from dreamforge import inversion_loss
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine, rate_factor
@@ -109,7 +110,7 @@ def test_the_returned_batch_is_the_best_one_seen_not_the_last(
 ):
     """The reference CIFAR script aliases the tensor that Adam moves: its best is its last."""
     seen = []
-    original = engine_module.objective
+    original = inversion_loss.objective
 
     def best_at_step_two(*args):
         total, terms = original(*args)
@@ -117,7 +118,7 @@ def test_the_returned_batch_is_the_best_one_seen_not_the_last(
         seen.append((total.item(), args[1].detach().clone()))
         return total, terms
 
-    monkeypatch.setattr(engine_module, "objective", best_at_step_two)
+    monkeypatch.setattr(inversion_loss, "objective", best_at_step_two)
     config = dataclasses.replace(tiny_config, jitter=0, flip=False)
     result = Engine(tiny_teacher, config, CPU).synthesize(0, 0, 8)
     loss, inputs = seen[2]
@@ -198,7 +199,7 @@ def test_a_batch_that_diverges_is_tried_again_with_half_the_rate(
 
 def test_a_batch_that_always_diverges_is_one_clear_error(tiny_teacher, tiny_config, monkeypatch):
     monkeypatch.setattr(
-        engine_module, "objective", lambda *a: (a[1].sum() * float("nan"), {"bn": a[1].sum()})
+        inversion_loss, "objective", lambda *a: (a[1].sum() * float("nan"), {"bn": a[1].sum()})
     )
     with pytest.raises(DreamforgeError, match="batch 0 diverged 4 times"):
         Engine(tiny_teacher, tiny_config, CPU).synthesize(0, 0, 8)
