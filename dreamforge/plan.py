@@ -4,7 +4,6 @@ All of it follows from the config, so that any number of workers, in any order, 
 not, makes the same files.
 """
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +41,8 @@ def plan_shards(config: SynthesisConfig, out: Path) -> tuple[ShardPlan, ...]:
     mean anything.
     """
     batch_size, shard_size = config.batch_size or 1, config.shard_size or 1
-    edges = _batch_edges(config)
-    num_batches = len(edges) - 1
+    num_batches = -(-config.num_images // batch_size)
+    edges = [config.num_images * number // num_batches for number in range(num_batches + 1)]
     batches = [
         BatchPlan(number=number, start=edges[number], stop=edges[number + 1])
         for number in range(num_batches)
@@ -59,10 +58,6 @@ def plan_shards(config: SynthesisConfig, out: Path) -> tuple[ShardPlan, ...]:
 
 def batch_sizes(config: SynthesisConfig) -> tuple[int, ...]:
     """Return the sizes that the batches of a resolved config have: one, or two neighbours."""
-    edges = _batch_edges(config)
-    return tuple(sorted({stop - start for start, stop in itertools.pairwise(edges)}))
-
-
-def _batch_edges(config: SynthesisConfig) -> list[int]:
     num_batches = -(-config.num_images // (config.batch_size or 1))
-    return [config.num_images * number // num_batches for number in range(num_batches + 1)]
+    size, rest = divmod(config.num_images, num_batches)
+    return (size, size + 1) if rest else (size,)
