@@ -82,7 +82,8 @@ class PlainLoop:
         def hook(norm: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             values = inputs[0]
             mean = values.mean([0, 2, 3])
-            var = values.permute(1, 0, 2, 3).contiguous().view(values.shape[1], -1).var(1)
+            flat = values.permute(1, 0, 2, 3).contiguous().view(values.shape[1], -1)
+            var = flat.var(1, correction=0)
             stats.append(BatchStats(mean, var, norm.running_mean, norm.running_var))
 
         norms = batch_norms(self._network).values()
@@ -211,7 +212,7 @@ def roofline(teacher: Teacher, config: SynthesisConfig, device: torch.device) ->
     leaves = [module for module in network.modules() if not any(module.children())]
     handles = [leaf.register_forward_hook(count) for leaf in leaves]
     with FlopCounterMode(display=False) as counter:
-        torch.autograd.grad(network(inputs).sum(), inputs)
+        network(inputs).sum().backward()  # the counter cannot follow autograd.grad
     for handle in handles:
         handle.remove()
     return {
