@@ -93,7 +93,8 @@ class PlainLoop:
         noise = initial_inputs(config.init, num_images, spec.image_shape, draws)
         moves = jitters(config.steps or 1, config.jitter or 0, draws, flip=config.flip)
         targets = balanced_targets(spec.num_classes, config.seed, 0, num_images).to(device)
-        inputs = noise.to(device).requires_grad_()
+        low, high = self._limits(spec.image_shape)
+        inputs = torch.maximum(torch.minimum(noise.to(device), high), low).requires_grad_()
         adam = torch.optim.Adam([inputs], lr=config.lr, betas=(config.beta1, config.beta2))
         best, best_inputs = float("inf"), inputs.detach().clone()
         for step in range(config.steps or 1):
@@ -107,10 +108,16 @@ class PlainLoop:
             if loss.item() < best:
                 best, best_inputs = loss.item(), inputs.detach().clone()
             adam.step()
+            inputs.data = torch.maximum(torch.minimum(inputs.data, high), low)
             on_step(step + 1, {"bn": terms["bn"].item()})
         del best_inputs
         for handle in handles:
             handle.remove()
+
+    def _limits(self, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        black, white = torch.zeros(1, *shape), torch.ones(1, *shape)
+        normalize = self._teacher.normalize
+        return normalize(black.to(self._device)), normalize(white.to(self._device))
 
 
 class EngineLoop:
