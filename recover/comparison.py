@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from recover.report import StageRecord
-from recover.results import Result, find_results
+from recover.results import Result, find_results, require_one_teacher
 from recover.tables import NOTHING, Table, percent
-from shared.errors import IncompatibleError
 
 LEAST_RANKED = 3  # two runs are in the same order or in the opposite one, which says nothing
 
@@ -61,7 +60,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         IncompatibleError: If the runs are of several teachers.
     """
     found, remarks = find_results(folders)
-    _require_one_teacher(found)
+    require_one_teacher(found, "compare students of one teacher")
     results = sorted(found, key=lambda result: -(_score(result) or 0.0))
     results.sort(key=lambda result: _score(result) is None)
     ranked = [result for result in results if None not in _pair(result)]
@@ -152,16 +151,6 @@ def _ranks(values: Sequence[float]) -> torch.Tensor:
     lower = (numbers[:, None] > numbers).sum(1)
     equal = (numbers[:, None] == numbers).sum(1)
     return lower + (equal + 1) / 2
-
-
-def _require_one_teacher(results: Sequence[Result]) -> None:
-    first = results[0]
-    for other in results[1:]:
-        if other.fact("teacher", "fingerprint") != first.fact("teacher", "fingerprint"):
-            raise IncompatibleError(
-                f"{other.folder}: a student of another teacher than {first.folder}; "
-                "compare students of one teacher"
-            )
 
 
 def _remarks(results: Sequence[Result]) -> list[str]:

@@ -89,7 +89,7 @@ def recover_student(
 
     if state is None:
         stages, student, masks = _prune_and_repair(setup, judge)
-        run = _distillation(setup, student, masks)
+        run = new_distillation(setup, student, masks)
         seconds_before = 0.0
     else:
         stages = _stages_from_json(state["stages"])
@@ -191,7 +191,8 @@ def _repaired_if_no_worse(setup: Setup, student: nn.Module, judge: Judge) -> nn.
     return repaired if (after or 0.0) >= (before or 0.0) else student
 
 
-def _distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distillation:
+def new_distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distillation:
+    """Return a distillation of ``student`` as the setup says, at its first step."""
     return Distillation(
         student=student,
         teacher=setup.teacher,
@@ -205,7 +206,7 @@ def _distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distillatio
 
 def _resumed(setup: Setup, state: Mapping[str, Any], folder: RunFolder) -> Distillation:
     student = copy.deepcopy(setup.origin.network)
-    run = _distillation(setup, student, dense_masks(student))
+    run = new_distillation(setup, student, dense_masks(student))
     try:
         run.restore(state)
     except (KeyError, RuntimeError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from recover.distill import Distillation
 from recover.masks import Masks
-from recover.pipeline import pruned_copy, start_of_distillation
+from recover.pipeline import new_distillation, pruned_copy, start_of_distillation
 from recover.preparation import Setup
 from shared.device import describe_device, peak_num_bytes, reset_peak_memory, synchronize
 
@@ -94,16 +94,7 @@ def rehearsal(setup: Setup) -> tuple[Distillation, Masks]:
     pruned, final = pruned_copy(setup.origin, setup.config)
     student, masks = start_of_distillation(setup.config, setup.origin, pruned, final)
     reset_peak_memory(setup.device)
-    run = Distillation(
-        student=student,
-        teacher=setup.teacher,
-        feed=setup.feed,
-        config=setup.config,
-        device=setup.device,
-        masks=masks,
-        group=setup.group,
-    )
-    return run, final
+    return new_distillation(setup, student, masks), final
 
 
 def _time_steps(run: Distillation, setup: Setup) -> float:

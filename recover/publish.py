@@ -10,9 +10,9 @@ from PIL import Image
 from recover.html_report import to_html
 from recover.markdown_report import to_markdown
 from recover.page import compose
-from recover.results import Result, find_results
+from recover.results import Result, find_results, require_one_teacher
 from recover.tables import Table, levels_table
-from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.errors import ConfigError, InputFileError
 from shared.files import write_text
 
 MOST_PREVIEW_BYTES = 32 * 2**20
@@ -62,7 +62,7 @@ def publish(
     results, remarks = find_results(folders)
     best, more = find_results(bounds)
     remarks += [*more, *_remarks([*results, *best])]
-    _require_one_teacher([*results, *best])
+    require_one_teacher([*results, *best], "make one report for each teacher")
     png = None if preview is None else _read_png(preview)
     page = compose(results, best, title=title, preview=png, remarks=remarks)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,16 +75,6 @@ def publish(
         results=tuple(results),
         remarks=tuple(remarks),
     )
-
-
-def _require_one_teacher(results: Sequence[Result]) -> None:
-    first = results[0]
-    for other in results[1:]:
-        if other.fact("teacher", "fingerprint") != first.fact("teacher", "fingerprint"):
-            raise IncompatibleError(
-                f"{other.folder}: a student of another teacher than {first.folder}; "
-                "make one report for each teacher"
-            )
 
 
 def _remarks(results: Sequence[Result]) -> list[str]:

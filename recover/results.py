@@ -8,7 +8,7 @@ from typing import Any
 
 from recover.folder import RunFolder
 from recover.report import RecoveryReport
-from shared.errors import DreamSetError, InputFileError
+from shared.errors import DreamSetError, IncompatibleError, InputFileError
 from shared.manifest import parse_json
 
 MOST_PLOTTED = 1e30  # what is beyond, or NaN, is no loss of a run that finished
@@ -64,6 +64,20 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
                 f"{path}: no finished run in it; expected a folder of recover run or recover sweep"
             )
     return sorted(results.values(), key=lambda result: result.report.sparsity), remarks
+
+
+def require_one_teacher(results: Sequence[Result], advice: str) -> None:
+    """Check that all runs have the same teacher.
+
+    Raises:
+        IncompatibleError: Naming the first two that have not, and the advice.
+    """
+    first = results[0]
+    for other in results[1:]:
+        if other.fact("teacher", "fingerprint") != first.fact("teacher", "fingerprint"):
+            raise IncompatibleError(
+                f"{other.folder}: a student of another teacher than {first.folder}; {advice}"
+            )
 
 
 def read_result(folder: Path) -> Result:
