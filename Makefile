@@ -4,12 +4,13 @@ BIN := .venv/bin
 
 .PHONY: demo test check docs clean
 
-# The demo's network is so small that a second thread costs more than it brings.
+# The demo's network is so small that a second thread costs more than it brings. Digits on black are
+# no photographs, so their dreams start without a photograph's brightness and contrast.
 demo: export OMP_NUM_THREADS = 1
 demo: .venv/.demo
 	$(BIN)/python benchmarks/digits.py demo/digits
 	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --no-flip \
-		--out demo/dreams.h5
+		--init pink --out demo/dreams.h5
 	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png --overwrite
 	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --steps 800 --no-flip --shift 1 \
 		--eval-data demo/digits/test --out demo/recovered --overwrite

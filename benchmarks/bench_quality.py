@@ -22,6 +22,7 @@ from statistics import mean
 from typing import Any
 
 from grid import Cell, Grid, Source, accuracies, of_source, parse_seeds
+from grid_options import add_grid_options, add_judged_teacher
 from plots import Curve, plot_against_seconds
 from runner import Runner, command_line, ending_well, say
 from summary import counted, markdown, percent, spread, standard_deviation
@@ -43,19 +44,10 @@ REAL = "(real images)"
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", required=True, help="checkpoint")
-    parser.add_argument("--eval-data", required=True, help="as for recover run")
+    add_judged_teacher(parser)
     parser.add_argument("--second", help="checkpoint of another network of the same task")
-    parser.add_argument("--out", type=Path, required=True, help="folder for sets and runs")
     parser.add_argument("--recipes", default=RECIPES, help="'NAME=FLAGS;NAME=FLAGS'")
-    parser.add_argument("--sparsity", default="0.9,0.95")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--n", type=int, default=1024, help="dreams of each recipe")
-    parser.add_argument("--steps", type=int, default=1500, help="updates of each recovery")
-    parser.add_argument("--teacher-options", default="", help="such as '--image-size 32'")
-    parser.add_argument("--recover-options", default="", help="of all recipes")
-    parser.add_argument("--jobs", type=int, default=1, help="at a time; disturbs the seconds")
-    parser.add_argument("--render", action="store_true", help="show what is there, run nothing")
+    add_grid_options(parser, sparsity="0.9,0.95", num_images=1024)
     return parser.parse_args(words)
 
 

@@ -20,11 +20,13 @@ with the teacher on held-out dreams) ranks the runs by their accuracy.
 import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 
-from grid import Cell, Grid, Source, accuracies, of_source, parse_seeds
-from plots import Curve, plot_against_sparsity
+from grid import Cell, Grid, Source, accuracies, gaps, of_source, parse_seeds
+from grid_curves import curves
+from grid_options import add_grid_options, add_judged_teacher, add_published_options, parse_names
+from plots import plot_against_sparsity
+from recipes import DRAWN, PUBLISHED, drawn_words, dream_words, published_words, real_words
 from runner import Runner, command_line, ending_well, say
 from summary import (
     counted,
@@ -33,7 +35,6 @@ from summary import (
     rank_correlation,
     signed,
     spread,
-    standard_deviation,
 )
 
 from recover.report import RecoveryReport
@@ -42,31 +43,18 @@ from shared.errors import ConfigError
 from shared.files import write_text
 
 Reports = dict[Cell, RecoveryReport]
-DRAWN = ("noise", "fractal", "leaves")
 SETS = ("real", "dreams", *DRAWN, "seed")
 BOUND = "real"
-PUBLISHED = "tripurwar2025"
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", required=True, help="checkpoint")
-    parser.add_argument("--eval-data", required=True, help="as for recover run")
+    add_judged_teacher(parser)
     parser.add_argument("--real", help="training images, a folder per class, for the set 'real'")
-    parser.add_argument("--out", type=Path, required=True, help="folder for sets and runs")
     parser.add_argument("--sets", default="real,dreams,noise,leaves,seed", help=", ".join(SETS))
-    parser.add_argument("--sparsity", default="0.5,0.75,0.8,0.9,0.95,0.98")
-    parser.add_argument("--seeds", default="0,1,2", help="one transfer set of each kind per seed")
-    parser.add_argument("--n", type=int, default=4096, help="images of each set")
-    parser.add_argument("--seed-n", type=int, default=1024, help="of 'seed'; published: 1024")
-    parser.add_argument("--synth-steps", type=int, default=200, help="of 'dreams'")
-    parser.add_argument("--steps", type=int, default=1500, help="updates, but for 'seed'")
-    parser.add_argument("--teacher-options", default="", help="such as '--image-size 32'")
-    parser.add_argument("--synth-options", default="", help="of 'dreams', such as '--no-flip'")
-    parser.add_argument("--recover-options", default="", help="of all sets but 'seed'")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; cores are shared out")
-    parser.add_argument("--render", action="store_true", help="show what is there, run nothing")
+    add_grid_options(parser, sparsity="0.5,0.75,0.8,0.9,0.95,0.98", num_images=4096)
+    add_published_options(parser)
     return parser.parse_args(words)
 
 
@@ -76,10 +64,7 @@ def plan(arguments: argparse.Namespace) -> Grid:
     Raises:
         ConfigError: If that makes no sense.
     """
-    names = arguments.sets.split(",")
-    unknown = [name for name in names if name not in SETS]
-    if unknown or len(set(names)) != len(names):
-        raise ConfigError(f"--sets: found {arguments.sets!r}, expected some of {', '.join(SETS)}")
+    names = parse_names("--sets", arguments.sets, SETS)
     if BOUND in names and arguments.real is None:
         raise ConfigError("--real is missing: the training images for 'real'; or leave it out")
     teacher = ("--teacher", arguments.teacher, *shlex.split(arguments.teacher_options))
@@ -98,14 +83,11 @@ def source_of(name: str, teacher: tuple[str, ...], arguments: argparse.Namespace
     recover = ("--steps", str(arguments.steps), *shlex.split(arguments.recover_options))
     if name == "seed":
         number, recover = ("--n", str(arguments.seed_n)), ("--preset", PUBLISHED)
-        make: tuple[str, ...] = ("dreamforge", "synth", "--preset", PUBLISHED)
+        make = published_words()
     elif name == "dreams":
-        options = shlex.split(arguments.synth_options)
-        make = ("dreamforge", "synth", "--steps", str(arguments.synth_steps), *options)
-    elif name == BOUND:
-        make = ("transfer_sets", "choose", "--real", arguments.real)
+        make = dream_words(arguments.synth_steps, arguments.synth_options)
     else:
-        make = ("transfer_sets", "draw", name)
+        make = real_words(arguments.real) if name == BOUND else drawn_words(name)
     return Source(name=name, make=(*make, *teacher, *number), recover=recover)
 
 
@@ -161,13 +143,8 @@ def gap_table(grid: Grid, reports: Reports) -> str:
         bound = of_source(reports, BOUND, level, grid.seeds)
         cells = []
         for name in others:
-            found = of_source(reports, name, level, grid.seeds)
-            gaps = [
-                100 * (accuracies({seed: report})[0] - accuracies({seed: bound[seed]})[0])
-                for seed, report in found.items()
-                if seed in bound
-            ]
-            cells.append(counted(spread(gaps), len(gaps), len(grid.seeds)))
+            points = gaps(of_source(reports, name, level, grid.seeds), bound)
+            cells.append(counted(spread(points), len(points), len(grid.seeds)))
         rows.append([f"{100 * level:g} %", *cells])
     return markdown(["sparsity", *others], rows)
 
@@ -211,28 +188,6 @@ def notes(grid: Grid, reports: Reports) -> str:
     origin = next(iter(reports.values())).provenance
     versions = ", ".join(f"{k} {v}" for k, v in (origin.get("versions") or {}).items())
     return "\n".join([*lines, f"- {origin.get('device')}; {versions}", f"- `{command_line()}`", ""])
-
-
-def curves(grid: Grid, reports: Reports) -> list[Curve]:
-    """Return a curve for each source that has finished runs."""
-    found = []
-    for source in grid.sources:
-        points = [
-            (level, accuracies(of_source(reports, source.name, level, grid.seeds)))
-            for level in grid.levels
-        ]
-        points = [(level, values) for level, values in points if values]
-        if points:
-            name = "real images" if source.name == BOUND else source.name
-            found.append(
-                Curve(
-                    name="recipe of arXiv:2511.20702" if name == "seed" else name,
-                    x=tuple(level for level, _ in points),
-                    mean=tuple(mean(values) for _, values in points),
-                    deviation=tuple(standard_deviation(values) for _, values in points),
-                )
-            )
-    return found
 
 
 def main() -> int:

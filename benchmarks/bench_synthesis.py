@@ -6,7 +6,9 @@
 
 Three loops do the same work in one run, one after the other and again: *plain* (float32, NCHW,
 hooks with ``mean`` and ``var``, weight gradients on, one loss read per step), *eager* (the engine,
-not compiled) and *compiled*. Same noise, targets, moves, rates and objective in all of them. Each
+not compiled) and *compiled*. Same noise, targets, moves, rates and objective in all of them, and
+pixels are what is moved, as in the scripts. The fourth, *natural*, is compiled and moves what
+``--space natural`` moves, the default: a little more work in a step, and other dreams. Each
 network is measured in a process of its own, so that peak memory is that loop's. The last columns
 compare with what this device can do at most, measured in the same process: bytes are those of
 every layer's input and output, once forward and twice backward, which no loop can avoid without
@@ -57,7 +59,7 @@ NETWORKS = {
     "resnet50": ("resnet50", 224, 16, 64),
     "mobilenet_v2": ("mobilenet_v2", 224, 16, 64),
 }
-LOOPS = ("plain", "eager", "compiled")
+LOOPS = ("plain", "eager", "compiled", "natural")
 OnStep = Callable[[int, dict[str, float]], None]
 
 
@@ -124,10 +126,9 @@ class EngineLoop:
     """Our engine, reporting every step for the curve only where ``observe`` is set."""
 
     def __init__(
-        self, teacher: Teacher, config: SynthesisConfig, device: torch.device, *, compile_it: bool
+        self, teacher: Teacher, config: SynthesisConfig, device: torch.device, **changes: str
     ) -> None:
-        choice = "on" if compile_it else "off"
-        self._engine = Engine(teacher, dataclasses.replace(config, compile=choice), device)
+        self._engine = Engine(teacher, dataclasses.replace(config, **changes), device)
         started = time.perf_counter()
         problem = self._engine.prepare()
         self.seconds_to_compile = time.perf_counter() - started
@@ -155,10 +156,13 @@ def random_teacher(architecture: str, side: int) -> Teacher:
 
 
 def make_loop(name: str, teacher: Teacher, config: SynthesisConfig, device: torch.device) -> Any:
-    """Return one of the three loops."""
+    """Return one of the four loops."""
     if name == "plain":
         return PlainLoop(teacher, config, device)
-    return EngineLoop(teacher, config, device, compile_it=name == "compiled")
+    space = "natural" if name == "natural" else "pixels"
+    return EngineLoop(
+        teacher, config, device, compile="off" if name == "eager" else "on", space=space
+    )
 
 
 def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -171,7 +175,9 @@ def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
     else:
         teacher = random_teacher(architecture, side)
     batch_size = chosen.batch_size or (on_cpu if device.type == "cpu" else on_gpu)
-    config = SynthesisConfig(num_images=batch_size, batch_size=batch_size, steps=chosen.steps)
+    config = SynthesisConfig(
+        num_images=batch_size, batch_size=batch_size, steps=chosen.steps, space="pixels"
+    )
     config = config.resolve((3, side, side))
     loop = make_loop(name, teacher, config, device)
     loop.run(batch_size, lambda step, terms: None)  # warm

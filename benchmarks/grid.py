@@ -9,7 +9,7 @@ import json
 import shlex
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from recover.report import RecoveryReport
 from recover.results import read_report
 from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.files import write_json
+
+Prepare = Callable[[str, int], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class Grid:
         levels: Sparsities, ascending.
         seeds: Of the sets, and of the recoveries on them.
         common: Options of every ``recover run``: teacher and images to judge by.
+        prefix: Of the names of logs, such as ``resnet20/``.
     """
 
     out: Path
@@ -64,6 +67,7 @@ class Grid:
     levels: tuple[float, ...]
     seeds: tuple[int, ...]
     common: tuple[str, ...]
+    prefix: str = ""
     _locks: defaultdict[Path, threading.Lock] = field(
         default_factory=lambda: defaultdict(threading.Lock), init=False, repr=False
     )
@@ -121,46 +125,71 @@ class Grid:
             write_json(path, now)
 
     def tasks(
-        self, runner: Runner, examine: Callable[[str, int], None] | None = None
+        self,
+        runner: Runner,
+        examine: Callable[[str, int], None] | None = None,
+        prepare: Prepare | None = None,
     ) -> dict[str, Callable[[], None]]:
         """Return what is left to do, by name.
 
         Args:
             runner: Runs the commands.
             examine: Called once for every source and seed, when its set is there.
+            prepare: See :meth:`make_set`.
         """
         tasks: dict[str, Callable[[], None]] = {}
-        sources = {source.name: source for source in self.sources}
         for seed in self.seeds:
             if examine is not None:
-                for name, source in sources.items():
-                    task = partial(self._examine, runner, source, seed, examine)
-                    tasks[f"{name}, seed {seed}: the set"] = task
+                for source in self.sources:
+                    task = partial(self._examine, runner, source.name, seed, examine, prepare)
+                    tasks[f"{source.name}, seed {seed}: the set"] = task
             for cell in self.cells():
                 if cell.seed == seed and not RunFolder(self.run_path(cell), {}).is_finished:
-                    task = partial(self._recover, runner, sources[cell.source], cell)
+                    task = partial(self._recover, runner, cell, prepare)
                     tasks[f"{cell.source}, seed {seed}, sparsity {cell.sparsity:g}"] = task
         return tasks
 
-    def _examine(
-        self, runner: Runner, source: Source, seed: int, examine: Callable[[str, int], None]
-    ) -> None:
-        self._make_set(runner, source, seed)
-        examine(source.name, seed)
+    def make_set(
+        self, runner: Runner, name: str, seed: int, prepare: Prepare | None = None
+    ) -> Path:
+        """Make a transfer set, unless it is there; return its index.
 
-    def _recover(self, runner: Runner, source: Source, cell: Cell) -> None:
-        dreams, folder = self._make_set(runner, source, cell.seed), self.run_path(cell)
-        command = ["recover", "run", *self.common, *source.recover, "--dreams", str(dreams)]
-        command += ["--sparsity", f"{cell.sparsity:g}", "--seed", str(cell.seed)]
-        runner.run(folder.name, [*command, "--out", str(folder)])
-
-    def _make_set(self, runner: Runner, source: Source, seed: int) -> Path:
-        path = self.set_path(source.name, seed)
+        Args:
+            runner: Runs the command.
+            name: Of the source.
+            seed: Of the set.
+            prepare: Called before a set is made, while nobody else makes it: gets the name of
+                the source and the seed, and returns more options of the command.
+        """
+        path = self.set_path(name, seed)
         with self._locks[path]:  # the first of several levels makes it, the others wait
             if not path.exists():
-                command = [*source.make, "--seed", str(seed), "--out", str(path)]
-                runner.run(path.stem, command)
+                more = prepare(name, seed) if prepare is not None else ()
+                command = [*self._source(name).make, *more, "--seed", str(seed)]
+                runner.run(f"{self.prefix}{path.stem}", [*command, "--out", str(path)])
         return path
+
+    def _source(self, name: str) -> Source:
+        return next(source for source in self.sources if source.name == name)
+
+    def _examine(
+        self,
+        runner: Runner,
+        name: str,
+        seed: int,
+        examine: Callable[[str, int], None],
+        prepare: Prepare | None,
+    ) -> None:
+        self.make_set(runner, name, seed, prepare)
+        examine(name, seed)
+
+    def _recover(self, runner: Runner, cell: Cell, prepare: Prepare | None) -> None:
+        dreams = self.make_set(runner, cell.source, cell.seed, prepare)
+        folder = self.run_path(cell)
+        command = ["recover", "run", *self.common, *self._source(cell.source).recover]
+        command += ["--dreams", str(dreams), "--sparsity", f"{cell.sparsity:g}"]
+        command += ["--seed", str(cell.seed), "--out", str(folder)]
+        runner.run(f"{self.prefix}{folder.name}", command)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -176,7 +205,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def of_source(
-    reports: dict[Cell, RecoveryReport], source: str, sparsity: float, seeds: Sequence[int]
+    reports: Mapping[Cell, RecoveryReport], source: str, sparsity: float, seeds: Sequence[int]
 ) -> dict[int, RecoveryReport]:
     """Return the finished reports of one source and level, by seed."""
     cells = {seed: Cell(source=source, sparsity=sparsity, seed=seed) for seed in seeds}
@@ -187,6 +216,15 @@ def accuracies(reports: dict[int, RecoveryReport]) -> list[float]:
     """Return the accuracy of each run's last step, a fraction."""
     found = [report.recovered.accuracy for report in reports.values()]
     return [accuracy for accuracy in found if accuracy is not None]
+
+
+def gaps(found: dict[int, RecoveryReport], bound: dict[int, RecoveryReport]) -> list[float]:
+    """Return by how many points each run is above that of the same seed, where there is one."""
+    return [
+        100 * (accuracies({seed: report})[0] - accuracies({seed: bound[seed]})[0])
+        for seed, report in found.items()
+        if seed in bound
+    ]
 
 
 def _read_settings(path: Path) -> dict[str, str]:

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from shared.files import atomic_path
 
-SIZE, DPI = (8.0, 4.4), 150  # inches
+SIZE, PANEL, LEGEND_WIDTH, DPI = (8.0, 4.4), (3.2, 2.9), 2.4, 150  # inches
+MOST_ACROSS = 4  # panels beside each other
+Y_LABEL, TEACHER = "accuracy on real images, %", "teacher"
 INK, FAINT = "#333333", "#dddddd"
 # Okabe and Ito 2008: told apart by color-blind readers, too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800")
@@ -37,6 +40,21 @@ class Curve:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """The curves of one network.
+
+    Attributes:
+        title: Above the panel.
+        curves: x the sparsity, in [0, 1).
+        teacher: Its accuracy, a fraction.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    teacher: float
+
+
 def plot_against_sparsity(
     curves: Sequence[Curve], teacher: float, path: Path, *, title: str
 ) -> None:
@@ -49,19 +67,55 @@ def plot_against_sparsity(
         title: Above the plot.
     """
     figure, axes = _axes(title)
-    for number, curve in enumerate(curves):
+    _draw_against_sparsity(axes, curves, teacher, [curve.name for curve in curves])
+    figure.legend(frameon=False, loc="outside right upper", fontsize=9)
+    _save(figure, path)
+
+
+def plot_panels(panels: Sequence[Panel], path: Path) -> None:
+    """Write accuracy against sparsity, a panel per network, with one legend for all.
+
+    Args:
+        panels: At least one; curves of one name look alike in all of them.
+        path: A PNG file, written whole or not at all.
+    """
+    across = min(len(panels), MOST_ACROSS)
+    down = -(-len(panels) // across)
+    size = (PANEL[0] * across + LEGEND_WIDTH, PANEL[1] * down)
+    figure = Figure(figsize=size, layout="constrained")
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    known: dict[str, Artist] = {}
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(down, across, number + 1)
+        _dress(axes, panel.title)
+        _draw_against_sparsity(axes, panel.curves, panel.teacher, names)
+        handles, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_xlabel("pruned weights, %" if number >= len(panels) - across else "")
+        axes.set_ylabel(Y_LABEL if number % across == 0 else "")
+    shown = [name for name in (*names, TEACHER) if name in known]
+    handles = [known[name] for name in shown]
+    figure.legend(handles, shown, frameon=False, loc="outside right upper", fontsize=9)
+    _save(figure, path)
+
+
+def _draw_against_sparsity(
+    axes: Axes, curves: Sequence[Curve], teacher: float, names: Sequence[str]
+) -> None:
+    """Draw curves, colored by where their names stand in ``names``, and the teacher's line."""
+    for curve in curves:
+        number = names.index(curve.name)
         color = COLORS[number % len(COLORS)]
         x = [_halvings(sparsity) for sparsity in curve.x]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(x, _percents(curve.mean), color=color, marker=marker, ms=5, label=curve.name)
         low, high = _band(curve)
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.axhline(100 * teacher, color=INK, linestyle=":", linewidth=1.4, label="teacher")
+    axes.axhline(100 * teacher, color=INK, linestyle=":", linewidth=1.4, label=TEACHER)
     levels = sorted({sparsity for curve in curves for sparsity in curve.x})
     axes.set_xticks([_halvings(s) for s in levels], [f"{100 * s:.4g}" for s in levels])
     axes.set_xlabel("pruned weights, % (log scale of what is left)")
-    figure.legend(frameon=False, loc="outside right upper", fontsize=9)
-    _save(figure, path)
 
 
 def plot_against_seconds(curves: Sequence[Curve], path: Path, *, title: str) -> None:
@@ -94,12 +148,16 @@ def plot_against_seconds(curves: Sequence[Curve], path: Path, *, title: str) -> 
 def _axes(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
+    _dress(axes, title)
+    return figure, axes
+
+
+def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, parse_math=False)
-    axes.set_ylabel("accuracy on real images, %")
+    axes.set_ylabel(Y_LABEL)
     axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _is_narrow(axes: Axes) -> bool:

@@ -1,5 +1,6 @@
 """Our command lines as subprocesses: several at a time, each with a log, all ended together."""
 
+import math
 import os
 import shlex
 import signal
@@ -20,19 +21,29 @@ TOOLS = ("dreamforge", "recover")
 HERE = Path(__file__).resolve().parent
 
 
+class OutOfTimeError(DreamforgeError):
+    """A command that was not begun because the time for beginning commands is over."""
+
+
 class Runner:
     """Runs commands on equal shares of the cores this process may use.
 
     A command begins with one of our tools, or with a script of this folder without its suffix.
 
+    Attributes:
+        num_late: Tasks of :meth:`run_all` that were not finished because their time was over.
+
     Args:
         jobs: How many run at a time.
         logs: Folder for what they print.
+        seconds: After which no command is begun any more; those that run go on to their end.
     """
 
-    def __init__(self, jobs: int, logs: Path) -> None:
+    def __init__(self, jobs: int, logs: Path, seconds: float | None = None) -> None:
+        self.num_late = 0
         self._jobs = jobs
         self._logs = logs
+        self._ends = math.inf if seconds is None else time.monotonic() + seconds
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._is_stopped = False
@@ -41,8 +52,10 @@ class Runner:
         """Run one command and wait for it; its output is added to the log ``name``.
 
         Raises:
+            OutOfTimeError: If it is too late to begin it.
             DreamforgeError: If it fails; with the last line it printed.
         """
+        self.refuse_late()
         path = self._logs / f"{name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:
@@ -56,6 +69,11 @@ class Runner:
                     self._running.discard(process)
         if status:
             raise DreamforgeError(f"exit status {status}: {_last_line(path)} ({path})")
+
+    def refuse_late(self) -> None:
+        """Raise an OutOfTimeError if it is too late to begin a command."""
+        if time.monotonic() >= self._ends:
+            raise OutOfTimeError("not begun: the time for that is over")
 
     def run_all(self, tasks: Mapping[str, Callable[[], None]]) -> list[str]:
         """Run all tasks in their order, ``jobs`` at a time, and say on stderr how it goes.
@@ -72,6 +90,9 @@ class Runner:
             try:
                 for number, future in enumerate(as_completed(futures), 1):
                     error, name = future.exception(), futures[future]
+                    if isinstance(error, OutOfTimeError):
+                        self.num_late += 1
+                        continue
                     if error is not None and not isinstance(error, DreamforgeError):
                         raise error
                     if error is not None:

@@ -1,165 +1,153 @@
-"""Accuracy against sparsity, our defaults beside the seed paper's recipe, through the same tools.
+r"""The table of the seed paper, and past it: accuracy by network, recipe and sparsity, repeatable.
 
-    python benchmarks/seed_table.py --teacher resnet20.pt --eval-data cifar10/test --out runs/r20
+    python benchmarks/seed_table.py --arch cifar_resnet18,cifar_vgg19_bn --data cifar10 \
+        --sparsity 0.5,0.75,0.8,0.9,0.95 --seeds 0,1,2 --out runs/table
+    python benchmarks/seed_table.py (the same) --render
 
-Runs ``dreamforge synth`` and ``recover run`` for every seed, recipe and sparsity, and prints a
-Markdown table with mean and spread over the seeds. What is finished is not run again, so the same
-command goes on after an interruption, and more seeds or levels can be added later. Accuracy is
-that of the last step on the real images; nothing is chosen on them.
+DATA holds train/ and test/, each with a folder per class. A teacher is trained on train/ by
+``train_teacher.py``, unless --teacher has one, pruned, and recovered by the recipes:
+
+    seed        that of arXiv:2511.20702 as published: the presets of both tools, 1,024 dreams,
+                480 updates of 32 at 1e-3, BatchNorm statistics left as they are
+    ours        our defaults: --n dreams, --steps updates
+    ours-equal  our defaults at the work of ``seed``: as many dreams as ours come in the seconds of
+                its set, at the rates that both were made at (so not with --jobs), and as many
+                updates of as many dreams; --equal-options say otherwise
+    real        as ``ours``, on --n images of train/ (``dreamforge import``): the bound
+
+Accuracy is that of the last step on test/; nothing is chosen on it. What is finished is never run
+again: the same command goes on after an interruption, and networks, recipes, levels and seeds can
+be added; other options at the same --out are refused. --render shows what is there.
+
+--only-seconds S begins nothing more after S seconds, so that a call on a machine that is lent for
+minutes is a slice of its own: it ends with the table of what is finished, network by network, and
+the next call goes on. A command that runs by then goes on to its end. Where the machine is gone
+before that, let ``timeout -s TERM`` end it: teachers and students are saved and go on later, of a
+set its finished shards stay, and the table is shown all the same.
 """
 
 import argparse
-import json
-import os
-import shlex
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import dataclasses
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from summary import percent, spread
+from grid import Grid
+from grid_options import add_grid_options, add_published_options
+from plots import plot_panels
+from runner import Runner, command_line, ending_well, say
+from seed_page import find, panels, render
+from seed_plan import (
+    EQUAL,
+    OURS,
+    RECIPES,
+    SEED,
+    Network,
+    Plan,
+    claim,
+    equal_number,
+    plan_of,
+    train_command,
+)
 
-PRESET = {"ours": "default", "seed": "tripurwar2025"}
+from shared.errors import ConfigError
+from shared.files import write_text
+from shared.shards import read_index
+
+# The networks of the seed paper's repository, for 32 px.
+NETWORKS = (
+    *("cifar_resnet18", "cifar_resnet34", "cifar_resnet50", "cifar_wide_resnet50_2"),
+    *("cifar_mobilenet_v2", "cifar_vgg19_bn", "cifar_densenet121", "cifar_shufflenet_v2_x1_0"),
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One run of ``recover``."""
-
-    recipe: str
-    sparsity: float
-    seed: int
-
-
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", required=True, help="checkpoint")
-    parser.add_argument("--eval-data", required=True, help="as for recover run")
-    parser.add_argument("--out", type=Path, required=True, help="folder for dreams and runs")
-    parser.add_argument("--n", type=int, default=1024, help="dreams of each recipe")
-    parser.add_argument("--synth-steps", type=int, default=200)
-    parser.add_argument("--recover-steps", type=int, help="of our recipe  [default: recover's]")
-    parser.add_argument("--sparsity", default="0.5,0.75,0.8,0.9")
-    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
-    parser.add_argument("--recipes", default="ours,seed")
-    parser.add_argument("--teacher-options", default="", help="such as '--image-size 32'")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; cores are shared out")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Make what is missing, then print the table."""
-    arguments = parse_arguments()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    recipes = arguments.recipes.split(",")
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    levels = [float(level) for level in arguments.sparsity.split(",")]
-    sets = [(recipe, seed) for recipe in recipes for seed in seeds]
-    cells = [
-        Cell(recipe=recipe, sparsity=level, seed=seed) for level in levels for recipe, seed in sets
-    ]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        dreams = dict(zip(sets, pool.map(lambda s: synthesize(arguments, *s), sets), strict=True))
-        reports = dict(zip(cells, pool.map(lambda c: recover(arguments, c), cells), strict=True))
-    table = render(arguments, dreams, reports, levels, recipes, seeds)
-    (arguments.out / "table.md").write_text(table)
-    print(table)
-
-
-def synthesize(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, Any]:
-    """Make a dream set, or take the one that is there; return what ``synth --json`` said."""
-    result = arguments.out / f"dreams-{recipe}-{seed}.json"
-    if not result.exists():
-        command = [
-            *("dreamforge", "synth", "--teacher", arguments.teacher),
-            *("--preset", PRESET[recipe], "--n", str(arguments.n), "--seed", str(seed)),
-            *("--steps", str(arguments.synth_steps), *shlex.split(arguments.teacher_options)),
-            *("--out", str(result.with_suffix(".h5")), "--json"),
-        ]
-        result.write_text(json.dumps(run(command, arguments.jobs)))
-    return json.loads(result.read_text())
-
-
-def recover(arguments: argparse.Namespace, cell: Cell) -> dict[str, Any]:
-    """Recover one student, or take the report that is there."""
-    out = arguments.out / f"{cell.recipe}-{cell.sparsity:g}-{cell.seed}"
-    if not (out / "report.json").exists():
-        command = [
-            *("recover", "run", "--teacher", arguments.teacher),
-            *("--dreams", str(arguments.out / f"dreams-{cell.recipe}-{cell.seed}.h5")),
-            *("--preset", PRESET[cell.recipe], "--sparsity", str(cell.sparsity)),
-            *("--seed", str(cell.seed), "--eval-data", arguments.eval_data),
-            *("--out", str(out), "--json"),
-        ]
-        if arguments.recover_steps and cell.recipe == "ours":
-            command += ["--steps", str(arguments.recover_steps)]
-        run(command, arguments.jobs)
-    return json.loads((out / "report.json").read_text())
-
-
-def run(command: list[str], jobs: int) -> Any:
-    """Run one of our tools and return the JSON on its stdout."""
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)  # taskset leaves fewer cores
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    print(shlex.join(command), file=sys.stderr, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, stdout=subprocess.PIPE, check=True
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    return json.loads(done.stdout)
+    parser.add_argument("--arch", default=",".join(NETWORKS), help="[default: %(default)s]")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument(
+        "--teacher", action="append", default=[], metavar="ARCH=FILE", help="take it, train none"
+    )
+    parser.add_argument("--epochs", type=int, default=60, help="of training a teacher")
+    parser.add_argument(
+        "--train-options", default="", help="of train_teacher.py, such as --train-options=--no-flip"
+    )
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="[default: %(default)s]")
+    parser.add_argument(
+        "--equal-options", default="", help=f"of recover run, last, for {EQUAL}: '--steps 1500'"
+    )
+    add_grid_options(parser, sparsity="0.5,0.75,0.8,0.9,0.95", num_images=4096)
+    add_published_options(parser)
+    parser.add_argument(
+        "--only-seconds", type=float, metavar="S", help="begin nothing more after S seconds"
+    )
+    return parser.parse_args(words)
 
 
-def render(
-    arguments: argparse.Namespace,
-    dreams: dict[tuple[str, int], dict[str, Any]],
-    reports: dict[Cell, dict[str, Any]],
-    levels: list[float],
-    recipes: list[str],
-    seeds: list[int],
-) -> str:
-    """Return the Markdown table, and the lines that say where it comes from."""
-    first = next(iter(reports.values()))
-    origin = first["provenance"]
-    spec = origin["teacher"]
-    head = ["sparsity", "weights kept", *(f"{r}: {s}" for r in recipes for s in STAGES)]
-    lines = [
-        f"{spec['architecture']}, {origin['num_eval_images']} real images, teacher "
-        f"{percent([first['teacher']['accuracy']])} %; {arguments.n} dreams of "
-        f"{arguments.synth_steps} steps; accuracy in %, seeds {', '.join(map(str, seeds))}",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
-    for level in levels:
-        row = [f"{level:g}"]
-        for recipe in recipes:
-            cells = [reports[Cell(recipe=recipe, sparsity=level, seed=seed)] for seed in seeds]
-            if len(row) == 1:
-                row.append(f"{cells[0]['num_kept']:,}")
-            row += [percent([cell[stage]["accuracy"] for cell in cells]) for stage in STAGES]
-        lines.append("| " + " | ".join(row) + " |")
-    lines.append("")
-    for recipe in recipes:
-        made = [dreams[recipe, seed] for seed in seeds]
-        taken = [r["seconds"] for cell, r in reports.items() if cell.recipe == recipe]
-        lines.append(
-            f"- {recipe}: synthesis {spread([m['seconds'] for m in made])} s, "
-            f"{percent([m['teacher_accuracy_on_dreams'] for m in made])} % recognised by the "
-            f"teacher; recovery {spread(taken)} s a run"
-        )
-    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
-    lines += [
-        f"- {origin['device']}, {arguments.jobs} runs at a time; {versions}",
-        f"- `python {shlex.join(sys.argv)}`",
-        "",
-    ]
-    return "\n".join(lines)
+def tasks(plan: Plan, runner: Runner) -> dict[str, Callable[[], None]]:
+    """Return the runs that are left to do, by name; each makes what it needs and is not there.
+
+    Seed by seed and network by network: the first rows of the table are there early.
+    """
+    locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+    def prepare(network: Network, grid: Grid, recipe: str, seed: int) -> Sequence[str]:
+        with locks[network.teacher]:
+            if not network.is_given and not network.teacher.exists():
+                runner.run(f"{network.name}/teacher", train_command(plan, network))
+        if recipe != EQUAL:
+            return ()
+        again = partial(prepare, network, grid)
+        paths = [grid.make_set(runner, other, seed, again) for other in (SEED, OURS)]
+        published, ours = (read_index(path).manifest for path in paths)
+        return ("--n", str(equal_number(published, ours)))
+
+    found: dict[str, Callable[[], None]] = {}
+    for seed in plan.seeds:
+        for network in plan.networks:
+            grid = dataclasses.replace(network.grid, seeds=(seed,))
+            left = grid.tasks(runner, prepare=partial(prepare, network, grid))
+            found |= {f"{network.name}, {name}": task for name, task in left.items()}
+    return found
 
 
-STAGES = ("pruned", "repaired", "recovered")
+def show(plan: Plan) -> bool:
+    """Print the table, and write it and its plot beside the runs; False if there is nothing yet."""
+    found = find(plan)
+    if found:
+        text = render(plan, found)
+        write_text(plan.out / "table.md", text)
+        plot_panels(panels(found), plan.out / "accuracy.png")
+        print(text, flush=True)
+    return bool(found)
+
+
+def main() -> int:
+    """Run what is missing, then print and write what is there; 1 if something failed."""
+    plan = plan_of(parse_arguments())
+    failures: list[str] = []
+    runner = Runner(plan.options.jobs, plan.out / "logs", plan.options.only_seconds)
+    if not plan.options.render:
+        claim(plan)
+        try:
+            failures = runner.run_all(tasks(plan, runner))
+        except KeyboardInterrupt:  # the machine may be gone soon
+            show(plan)
+            raise
+    is_shown = show(plan)
+    for failure in failures:
+        say(f"failed: {failure}")
+    if runner.num_late:
+        say(f"{runner.num_late} runs are left; the same command goes on: {command_line()}")
+    elif not is_shown and not failures:
+        raise ConfigError(f"{plan.out}: no finished run in it yet; run without --render")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    ending_well(main)

@@ -1,37 +1,53 @@
 """Train any architecture of the catalog on a folder of images: how the project gets teachers.
 
     python benchmarks/train_teacher.py --data DIR --arch resnet18 --out teacher.safetensors
+    python benchmarks/train_teacher.py --data cifar10:ROOT --arch cifar_vgg19_bn --out v.safetensors
 
-DIR holds train/ and test/, each with a folder per class. SGD with Nesterov momentum, a one-cycle
-learning rate, random flips and shifts on the device; the accuracy reported is the last epoch's.
+DIR holds train/ and test/, each with a folder per class; ROOT is torchvision's folder of CIFAR-10.
+Images of another size are made to fit. SGD with Nesterov momentum, a one-cycle learning rate,
+random flips and shifts on the device; the accuracy reported is the last epoch's.
+
+Interrupted, or killed, the same command goes on from the checkpoint beside --out (.part); on one
+thread of a CPU the result has the bits of an undisturbed run.
 """
 
 import argparse
+import hashlib
 import math
-import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from part_file import PartFile, part_path
+from runner import command_line, ending_well
 from torch import Tensor, nn
+from training import Recipe, Training
 
+from recover.interrupt import interrupts_deferred
 from shared.architectures import build_network, find_candidate
-from shared.augment import random_flip, random_shift
 from shared.checkpoint import load_checkpoint, save_network
-from shared.device import autocast, compute_dtype, describe_device, resolve_device
-from shared.evaldata import EvalData, list_classes, read_image_folder
+from shared.device import compute_dtype, describe_device, resolve_device
+from shared.errors import ConfigError, InterruptedRunError
+from shared.evaldata import EvalData, list_classes, read_cifar10, read_image_folder
+from shared.files import remove_stale_temporaries
 from shared.images import to_pixels
 from shared.metrics import accuracy, predict
 from shared.seeding import derive_seed, generator
 from shared.spec import TeacherSpec
 from shared.teacher import fingerprint
 
+# Where the result is, where the data is and what computes: they do not decide the weights.
+ELSEWHERE = frozenset({"out", "data", "device", "note", "overwrite"})
 
-def parse_arguments() -> argparse.Namespace:
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR|cifar10:ROOT", help="folder with train/ and test/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file.safetensors")
     parser.add_argument("--arch", default="resnet20", help="as in dreamforge synth --arch")
     parser.add_argument("--image-size", type=int, help="pixels; default: the architecture's usual")
@@ -47,11 +63,36 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--note", default="", help="source and licence of the data, recorded")
-    return parser.parse_args()
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out, and what was begun"
+    )
+    return parser.parse_args(words)
+
+
+def read_data(
+    source: str, image_shape: tuple[int, int, int]
+) -> tuple[dict[str, EvalData], list[str]]:
+    """Return both splits of ``--data``, made to fit ``(C, H, W)``, and the names of the classes.
+
+    Raises:
+        InputFileError: If they are not there, or an image cannot be read.
+    """
+    if source.startswith("cifar10:"):
+        root = Path(source.removeprefix("cifar10:"))
+        train, names = read_cifar10(root, image_shape, train=True)
+        return {"train": train, "test": read_cifar10(root, image_shape)[0]}, names
+    folder = Path(source)
+    names = list_classes(folder / "train")
+    labels = {name: label for label, name in enumerate(names)}
+    return {
+        split: read_image_folder(folder / split, labels, image_shape) for split in ("train", "test")
+    }, names
 
 
 def make_network(options: argparse.Namespace, num_classes: int, channels: int) -> nn.Module:
     """Return the network with seeded He initialisation, or with the tensors of ``--init``."""
+    # What is not set below, such as the bias of a linear layer, draws from the global generator.
+    torch.default_generator.manual_seed(derive_seed(options.seed, "defaults"))
     network = build_network(options.arch, num_classes=num_classes, in_channels=channels)
     draws = generator(options.seed, "initialisation")
     for module in network.modules():
@@ -68,80 +109,14 @@ def make_network(options: argparse.Namespace, num_classes: int, channels: int) -
     return network
 
 
-def augment(
-    images: Tensor, options: argparse.Namespace, size: int, draws: torch.Generator
-) -> Tensor:
-    """Return the images flipped and shifted, each by its own draw."""
-    if not options.no_flip:
-        images = random_flip(images, draws)
-    shift = size // 8 if options.shift is None else options.shift
-    return random_shift(images, shift, draws) if shift else images
-
-
-def train(
-    network: nn.Module,
-    data: dict[str, EvalData],
-    spec: TeacherSpec,
-    device: torch.device,
-    options: argparse.Namespace,
-) -> dict[str, float]:
-    """Train in place, print a line per epoch, and return the last epoch's accuracies."""
-    images, labels = (tensor.to(device) for tensor in (data["train"].images, data["train"].labels))
-    mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
-    dtype = compute_dtype(device, options.precision)
-    batch_size = min(options.batch_size, len(labels))
-    num_batches = len(labels) // batch_size
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=options.lr,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=options.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.lr, total_steps=options.epochs * num_batches, cycle_momentum=False
-    )
-    torch.default_generator.manual_seed(derive_seed(options.seed, "dropout"))
-    started = time.perf_counter()
-    accuracies: dict[str, float] = {}
-    for epoch in range(options.epochs):
-        network.train()
-        draws = generator(options.seed, "epoch", epoch)
-        order = torch.randperm(len(labels), generator=draws)[: num_batches * batch_size].to(device)
-        hits = torch.zeros((), device=device)
-        for rows in order.split(batch_size):
-            batch = augment(images[rows], options, spec.image_shape[1], draws)
-            inputs = (to_pixels(batch) - mean) / std
-            with autocast(device, dtype):
-                logits = network(inputs.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits.float(), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            hits += (logits.detach().argmax(1) == labels[rows]).sum()
-        test = data["test"]
-        answers = predict(network, test.images, spec, device)
-        accuracies = {
-            "train": float(hits) / (num_batches * batch_size),
-            "test": accuracy(answers, test.labels),
-        }
-        print(
-            f"epoch {epoch + 1:3d}/{options.epochs}  train {accuracies['train']:.4f} (augmented)  "
-            f"test {accuracies['test']:.4f}  {time.perf_counter() - started:.0f} s",
-            flush=True,
-        )
-    return accuracies
-
-
 def make_spec(options: argparse.Namespace, names: list[str], images: Tensor) -> TeacherSpec:
     """Return the spec; mean and std are those of the training images."""
     pixels = to_pixels(images[:: max(1, len(images) // 10_000)])
+    _, channels, height, width = images.shape
     return TeacherSpec(
         architecture=options.arch,
         num_classes=len(names),
-        image_shape=tuple(images.shape[1:]),
+        image_shape=(channels, height, width),
         mean=tuple(round(float(value), 4) for value in pixels.mean((0, 2, 3))),
         std=tuple(round(float(value), 4) for value in pixels.std((0, 2, 3))),
         class_names=tuple(names),
@@ -149,38 +124,124 @@ def make_spec(options: argparse.Namespace, names: list[str], images: Tensor) -> 
     )
 
 
-def main() -> None:
+def make_recipe(options: argparse.Namespace, size: int, device: torch.device) -> Recipe:
+    """Return how the network is trained on images of ``size`` pixels."""
+    return Recipe(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        shift=size // 8 if options.shift is None else options.shift,
+        flip=not options.no_flip,
+        seed=options.seed,
+        dtype=compute_dtype(device, options.precision),
+    )
+
+
+def identity(options: argparse.Namespace, recipe: Recipe, data: EvalData) -> dict[str, Any]:
+    """Return what decides the weights, as JSON types; the images by their bytes."""
+    chosen = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
+    digest = hashlib.blake2b(data.images.numpy().data, digest_size=8)
+    digest.update(data.labels.numpy().data)
+    facts = {"precision": str(recipe.dtype), "data": digest.hexdigest(), "init": str(options.init)}
+    return chosen | facts
+
+
+def train(
+    training: Training,
+    num_epochs: int,
+    part: PartFile,
+    evaluate: Callable[[], float],
+    interrupted: Callable[[], bool],
+) -> dict[str, float]:
+    """Train to the end, print a line per epoch, and return the last epoch's accuracies.
+
+    Raises:
+        InterruptedRunError: If ``interrupted`` says so after an update; all of it is saved.
+    """
+    accuracies: dict[str, float] = {}
+    while training.epoch < num_epochs:
+        while training.num_left:
+            training.update()
+            if interrupted():
+                part.save(training)
+                raise InterruptedRunError(
+                    f"interrupted in epoch {training.epoch + 1} of {num_epochs}; the same command "
+                    f"goes on from here: {command_line()}"
+                )
+        accuracies = {"train": training.end_epoch(), "test": evaluate()}
+        print(
+            f"epoch {training.epoch:3d}/{num_epochs}  train {accuracies['train']:.4f} (augmented)  "
+            f"test {accuracies['test']:.4f}  {part.seconds_so_far:.0f} s",
+            flush=True,
+        )
+        if part.is_due and training.epoch < num_epochs:
+            part.save(training)
+    return accuracies
+
+
+def run(options: argparse.Namespace, interrupted: Callable[[], bool]) -> None:
     """Read the images, train, save."""
-    options = parse_arguments()
     device = resolve_device(options.device)
     size = options.image_size or find_candidate(options.arch).usual().size[0]
-    shape = (1 if options.grayscale else 3, size, size)
-    names = list_classes(options.data / "train")
-    labels = {name: label for label, name in enumerate(names)}
-    data = {
-        split: read_image_folder(options.data / split, labels, shape) for split in ("train", "test")
-    }
+    data, names = read_data(options.data, (1 if options.grayscale else 3, size, size))
     spec = make_spec(options, names, data["train"].images)
-    network = make_network(options, len(names), shape[0])
-    network.to(device, memory_format=torch.channels_last)
-    accuracies = train(network, data, spec, device, options)
+    network = make_network(options, len(names), spec.image_shape[0])
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recipe = make_recipe(options, size, device)
+    training = Training(network, data["train"], spec, device, recipe)
+    part = PartFile(options.out, identity(options, recipe, data["train"]))
+    part.load(training, overwrite=options.overwrite)
+    test = data["test"]
+    accuracies = train(
+        training,
+        options.epochs,
+        part,
+        lambda: accuracy(predict(network, test.images, spec, device), test.labels),
+        interrupted,
+    )
     network.cpu().to(memory_format=torch.contiguous_format)
-    arguments = {
-        name: value for name, value in vars(options).items() if isinstance(value, (int, float, str))
-    }
-    provenance = {
-        "data": options.note or options.data.name,
-        "num_images": {split: len(part.labels) for split, part in data.items()},
-        "accuracy": accuracies,
-        "training": arguments,
-        "device": describe_device(device),
-        "versions": {name: version(name) for name in ("torch", "torchvision")},
-    }
-    metadata = spec.to_json() | {"fingerprint": fingerprint(network), "provenance": provenance}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = provenance(options, data, accuracies, device)
+    metadata = spec.to_json() | {"fingerprint": fingerprint(network), "provenance": facts}
     save_network(options.out, network, metadata)
+    part.remove()
     print(f"{options.out}: test accuracy {accuracies['test']:.4f}")
 
 
+def provenance(
+    options: argparse.Namespace,
+    data: dict[str, EvalData],
+    accuracies: dict[str, float],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return where the weights come from, as the file records it; no paths."""
+    return {
+        "data": options.note or Path(options.data.removeprefix("cifar10:")).name,
+        "num_images": {split: len(part.labels) for split, part in data.items()},
+        "accuracy": accuracies,
+        "training": {
+            name: value
+            for name, value in vars(options).items()
+            if isinstance(value, int | float | str) and name not in ("data", "overwrite")
+        },
+        "device": describe_device(device),
+        "versions": {name: version(name) for name in ("torch", "torchvision")},
+    }
+
+
+def main() -> int:
+    """Train, or go on; SIGINT and SIGTERM wait for the end of an update."""
+    options = parse_arguments()
+    if options.out.exists() and not options.overwrite:
+        raise ConfigError(
+            f"{options.out}: is there already; choose another --out, or --overwrite it"
+        )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale_temporaries(options.out, part_path(options.out))
+    with interrupts_deferred() as interrupted:
+        run(options, interrupted)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    ending_well(main)

@@ -4,14 +4,14 @@ See ``transfer_table.py``. A folder holds the figures of one budget, whatever pa
 """
 
 import argparse
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from budget import claim_budget
+from recipes import dream_words, real_words
+
 from recover.folder import RunFolder
-from shared.errors import IncompatibleError
-from shared.files import write_json
 
 # What decides the figures: one folder holds those of one choice.
 BUDGET = (
@@ -84,17 +84,7 @@ def claim(plan: Plan) -> None:
     Raises:
         IncompatibleError: If it was begun with another one.
     """
-    path = plan.out / "budget.json"
-    now = {name: getattr(plan.options, name) for name in BUDGET}
-    before = json.loads(path.read_text()) if path.exists() else now
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise IncompatibleError(
-                f"{plan.out}: begun with --{name.replace('_', '-')} {before.get(name)!r}, now "
-                f"{value!r}; repeat the first command, or choose another --out"
-            )
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
+    claim_budget(plan.out, {name: getattr(plan.options, name) for name in BUDGET})
 
 
 def teacher_command(plan: Plan, teacher: str) -> list[str]:
@@ -108,10 +98,9 @@ def teacher_command(plan: Plan, teacher: str) -> list[str]:
 
 def set_command(plan: Plan, cell: Cell) -> list[str]:
     """Return the command that makes a transfer set."""
-    make = ["transfer_sets", "choose", "--real", str(plan.data / "train")]
+    make = real_words(str(plan.data / "train"))
     if cell.source == "dreams":
-        steps = str(plan.options.synth_steps)
-        make = ["dreamforge", "synth", "--steps", steps, *shlex.split(plan.options.synth_options)]
+        make = dream_words(plan.options.synth_steps, plan.options.synth_options)
     return [
         *(*make, *_teacher_words(plan, cell), "--n", str(plan.options.n)),
         *("--seed", str(cell.seed), "--out", str(plan.set_path(cell))),

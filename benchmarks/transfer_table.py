@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import mean
 
 from grid import parse_seeds
+from grid_options import parse_files, parse_names
 from published_transfer import METHODS, PUBLISHED, SOURCES
 from runner import Runner, command_line, ending_well, say
 from summary import counted, markdown, percent
@@ -79,24 +80,15 @@ def plan_of(options: argparse.Namespace) -> Plan:
         ConfigError: If that makes no sense.
     """
     pairs = [tuple(pair.split("/")) for pair in options.pairs.split(",")]
-    files = dict(found.partition("=")[::2] for found in options.teacher)
-    sources = tuple(options.sets.split(","))
     if not all(len(pair) == 2 and all(pair) for pair in pairs) or len({*pairs}) != len(pairs):
         raise ConfigError(f"--pairs: found {options.pairs!r}, expected resnet56/resnet20,...")
-    if not all(files.values()) or not files.keys() <= {pair[0] for pair in pairs}:
-        raise ConfigError(
-            f"--teacher: found {', '.join(options.teacher)}, expected ARCH=FILE with a teacher of "
-            "--pairs"
-        )
-    if not {*sources} <= {*SETS} or len({*sources}) != len(sources):
-        raise ConfigError(f"--sets: found {options.sets!r}, expected some of {', '.join(SETS)}")
     return Plan(
         out=options.out,
         data=options.data,
         pairs=tuple((teacher, student) for teacher, student in pairs),
-        sources=sources,
+        sources=parse_names("--sets", options.sets, SETS),
         seeds=parse_seeds(options.seeds),
-        files={name: Path(path) for name, path in files.items()},
+        files=parse_files(options.teacher, [pair[0] for pair in pairs]),
         options=options,
     )
 

@@ -52,7 +52,7 @@ class SynthesisConfig:
         metavar="N|auto",
         auto=True,
     )
-    lr: float = option(0.2, "Adam's rate, in normalised input units", above=0)
+    lr: float = option(0.1, "Adam's rate, in normalised input units", above=0)
     beta1: float = option(0.5, "Adam's first moment decay", min=0, below=1)
     beta2: float = option(0.99, "Adam's second moment decay", min=0, below=1)
     lr_schedule: str = option("cosine", "rate over the steps", choices=("cosine", "constant"))
@@ -107,8 +107,17 @@ class SynthesisConfig:
         None, "random roll per step, pixels each way  [default: side / 16]", min=0
     )
     flip: bool = option(True, "random horizontal flip per step")
+    space: str = option(
+        "natural",
+        "what a step moves: every pixel by itself, or numbers in which natural images are "
+        "uncorrelated (after Olah et al. 2017)",
+        choices=("natural", "pixels"),
+    )
     init: str = option(
-        "pink", "noise to start from: 1/f spectrum or white", choices=("pink", "white")
+        "natural",
+        "noise to start from: like photographs in spectrum, brightness, tint and contrast; 1/f "
+        "spectrum only (pink); or white",
+        choices=("natural", "pink", "white"),
     )
     precision: str = option(
         "auto",
@@ -224,6 +233,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-3,
         "l2_weight": 0.0,
         "jitter": 2,
+        "space": "pixels",
         "init": "white",
     },
     # The same paper, ImageNet, 2k steps at 224 px (its setting 1): Adam (0.5, 0.9), cosine with
@@ -243,6 +253,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-4,
         "l2_weight": 1e-5,
         "jitter": 30,
+        "space": "pixels",
         "init": "white",
     },
     # Tripurwar et al. 2025 (arXiv:2511.20702), from their code: entropy instead of targets,
@@ -262,6 +273,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-5,
         "l2_weight": 0.0,
         "flip": False,
+        "space": "pixels",
         "init": "white",
         "precision": "float32",
     },

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dreamforge.canvas import make_canvas
 from dreamforge.config import SynthesisConfig
 from dreamforge.inversion_loss import Answers, InversionLoss, inversion_copy
 from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
@@ -177,26 +178,26 @@ class Engine:
         draws = generator(config.seed, "batch", batch)
         noise = initial_inputs(config.init, len(targets), shape, draws)
         moves = jitters(steps, config.jitter or 0, draws, flip=config.flip)
-        inputs = to_device(noise, self._device).clamp_(self._low, self._high).contiguous()
-        inputs.requires_grad_()
+        start = to_device(noise, self._device)
+        canvas = make_canvas(config.space or "pixels", start, self._low, self._high)
         infinity = torch.full((), torch.inf, device=self._device)
-        best = _Best(inputs.detach().clone(), infinity, infinity)
+        best = _Best(torch.empty_like(start), infinity, infinity)
         adam = torch.optim.Adam(
-            [inputs], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
+            [canvas.parameters], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
         )
         last_read = time.monotonic()
         with self._compiled or self._eager as loss_of:
             for step in range(steps):
                 adam.param_groups[0]["lr"] = lr * rate_factor(config, step)
-                moved = move(inputs, *moves[step])
-                loss, terms = loss_of(moved, targets)
+                inputs = canvas.inputs().detach().requires_grad_()
+                loss, terms = loss_of(move(inputs, *moves[step]), targets)
                 best.update(inputs.detach(), loss.detach(), terms)
                 (gradient,) = torch.autograd.grad(loss, inputs)
                 # Fused Adam walks through memory: a gradient in another layout would be
-                # given to the wrong pixels, without an error.
-                inputs.grad = gradient.contiguous()
+                # given to the wrong numbers, without an error.
+                canvas.parameters.grad = canvas.gradient(gradient)
                 adam.step()
-                inputs.detach().clamp_(self._low, self._high)
+                canvas.confine()
                 if on_step and time.monotonic() - last_read > SECONDS_BETWEEN_READS:
                     on_step(step + 1, {"loss": loss.item(), **_read(terms)})
                     last_read = time.monotonic()

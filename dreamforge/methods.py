@@ -19,6 +19,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "lr": PIXEL_METHODS,
     "lr_schedule": PIXEL_METHODS,
     "warmup": PIXEL_METHODS,
+    "space": PIXEL_METHODS,
     "init": PIXEL_METHODS,
     "compile": PIXEL_METHODS,
     "targets": PIXEL_METHODS,
@@ -41,6 +42,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
 # before say nothing of these options, and are to be continued.
 UNSAID: Mapping[str, Any] = {
     "method": DEFAULT_METHOD,
+    "space": "pixels",
     "targets": "hard",
     "target_smoothing": None,
     "diversity_weight": 0.0,

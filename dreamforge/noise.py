@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
+from dreamforge.natural import natural_noise
 from shared.seeding import generator
 
 
@@ -13,10 +14,12 @@ def initial_inputs(
 ) -> Tensor:
     """Return float32 noise ``(N, C, H, W)`` in normalised input units, unit variance overall.
 
-    ``white``: independent normal values (Yin et al. 2020). ``pink``: amplitude falling as 1/f,
-    the spectrum of natural images (Field 1987), so that large structures are there from the
-    start; constant offsets are left out, since a batch must not start with a tint.
+    ``natural``: see :func:`dreamforge.natural.natural_noise`. ``white``: independent normal values
+    (Yin et al. 2020). ``pink``: amplitude falling as 1/f, the spectrum of natural images (Field
+    1987), so that large structures are there from the start, without constant offsets.
     """
+    if kind == "natural":
+        return natural_noise(num_images, image_shape, draws)
     white = torch.randn(num_images, *image_shape, generator=draws)
     if kind == "white":
         return white

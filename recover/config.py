@@ -11,6 +11,8 @@ from typing import Any
 from shared.config import option, validate
 from shared.errors import ConfigError
 
+FEATURE_WEIGHT = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoverConfig:
@@ -82,6 +84,12 @@ class RecoverConfig:
         False,
         "give the logits of every image mean 0 and deviation 1 before the softmaxes (Sun et al. "
         "2024); then lower --temperature, such as 2",
+    )
+    feature_weight: float | None = option(
+        None,
+        "weight of how far what every layer takes in is from the teacher's (after Romero et al. "
+        "2015)  [default: 10; 0 with --student]",
+        min=0,
     )
     mix: str = option(
         "both",
@@ -157,6 +165,11 @@ class RecoverConfig:
                 f"--bn-mode frozen: found --student {self.student} with random weights, expected "
                 "train, or --student-weights: its BatchNorm remembers nothing yet"
             )
+        if self.feature_weight and self.student:
+            raise ConfigError(
+                f"--feature-weight {self.feature_weight:g}: found --student {self.student}, "
+                "expected a pruned copy of the teacher, which has the same layers; leave it out"
+            )
         if self.reconstruct != "none" and self.repair_images == 0:
             raise ConfigError(
                 f"--reconstruct {self.reconstruct}: found --repair-images 0, expected dreams to "
@@ -182,7 +195,12 @@ class RecoverConfig:
     def resolve(self, image_shape: tuple[int, int, int]) -> "RecoverConfig":
         """Return the config with every automatic choice made for images of ``(C, H, W)``."""
         shift = self.shift if self.shift is not None else min(image_shape[1:]) // 8
-        return dataclasses.replace(self, shift=min(shift, min(image_shape[1:]) - 1))
+        weight = self.feature_weight
+        if weight is None:
+            weight = 0.0 if self.student else FEATURE_WEIGHT
+        return dataclasses.replace(
+            self, shift=min(shift, min(image_shape[1:]) - 1), feature_weight=weight
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the config as JSON types."""
@@ -238,6 +256,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "shift": 4,
         "bn_mode": "frozen",
         "repair_images": 0,
+        "feature_weight": 0.0,
         "precision": "float32",
     },
 }

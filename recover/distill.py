@@ -4,9 +4,11 @@ Every step is a function of (seed, step) and of the state before it: no random s
 one step to the next, so a run that was interrupted ends with the bits of one that was not.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from recover.allocation import choose_masks
 from recover.averaging import RunningAverage
 from recover.config import RecoverConfig
+from recover.features import Key, feature_distance, feature_scales, features_of
 from recover.folding import folded
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
@@ -99,7 +102,9 @@ class Distillation:
         self._optimizer = make_optimizer(student, config)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
-        self._set_modes()
+        self._set_modes(student)
+        self._feature_weight = config.feature_weight or 0.0
+        self._scales = self._measure_scales() if self._feature_weight else {}
 
     def advance(self) -> None:
         """Do one step: prune when it is due, then teach one batch."""
@@ -196,12 +201,11 @@ class Distillation:
                 self.restore(state)
 
     def _loss(self, images: Tensor) -> Tensor:
-        inputs = self._teacher.normalize(to_pixels(images))
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = self._inputs(images)
         with autocast(self._device, self._dtype):
-            with torch.no_grad():
+            with torch.no_grad(), self._features(self._teacher_network) as targets:
                 teacher_logits = self._teacher_network(inputs)
-            with whole_batch_statistics(self.group):
+            with whole_batch_statistics(self.group), self._features(self.student) as features:
                 logits = self.student(inputs)
         loss = distillation_loss(
             logits,
@@ -209,7 +213,34 @@ class Distillation:
             self._config.temperature,
             standardize=self._config.standardize_logits,
         )
-        return loss * self._factor
+        loss = loss * self._factor
+        if not self._feature_weight:
+            return loss
+        return loss + self._feature_weight * feature_distance(features, targets, self._scales)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        inputs = self._teacher.normalize(to_pixels(images))
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def _features(self, network: nn.Module) -> AbstractContextManager[dict[Key, Tensor]]:
+        return features_of(network) if self._feature_weight else nullcontext({})
+
+    def _measure_scales(self) -> dict[Key, Tensor]:
+        # Of a fixed batch: scales of every batch's own would differ between the parts of a batch
+        # that processes share, and weigh the images of a quiet batch more than others.
+        inputs = self._inputs(self._feed.batch(0)[0])
+        dense = copy.deepcopy(self._teacher.network)
+        self._set_modes(dense)
+        views = []
+        for network in (self._teacher_network, dense):
+            with (
+                torch.no_grad(),
+                autocast(self._device, self._dtype),
+                features_of(network) as features,
+            ):
+                network(inputs)
+            views.append(features)
+        return feature_scales(*views)
 
     def _prune(self, sparsity: float) -> None:
         self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept)
@@ -223,12 +254,12 @@ class Distillation:
                 "use machines of one kind, or one process"
             )
 
-    def _set_modes(self) -> None:
+    def _set_modes(self, network: nn.Module) -> None:
         # Only BatchNorm trains as such: dropout and stochastic depth draw from global generators,
         # which would end reproducibility, and some networks answer differently in training mode.
-        self.student.eval()
+        network.eval()
         if self._config.bn_mode == "train":
-            for norm in batch_norms(self.student).values():
+            for norm in batch_norms(network).values():
                 norm.train()
 
 

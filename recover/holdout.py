@@ -47,4 +47,4 @@ def images_of(dreams: DreamSet, rows: Tensor) -> Tensor:
     """Return the uint8 ``(n, C, H, W)`` images of ``rows``, possibly none."""
     if len(rows) == 0:
         return torch.empty((0, *dreams.image_shape), dtype=torch.uint8)
-    return dreams.images(rows)
+    return dreams.images(rows, keep=False)

@@ -89,10 +89,18 @@ class ChunkTable:
             DreamSetError: If the file ends too early or a chunk does not decode to its size.
         """
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        for chunk, first, last in _spans(start, stop, self.chunk_rows):
+        self.read_into(descriptor, start, rows)
+        return rows
+
+    def read_into(self, descriptor: int, start: int, rows: NDArray[Any]) -> None:
+        """Fill ``rows``, contiguous and of the table's dtype, with those from ``start`` on.
+
+        Raises:
+            DreamSetError: As :meth:`read`; ``rows`` are then filled in part.
+        """
+        for chunk, first, last in _spans(start, start + len(rows), self.chunk_rows):
             begin = chunk * self.chunk_rows
             self._fill(descriptor, chunk, first - begin, rows[first - start : last - start])
-        return rows
 
     def select(self, descriptor: int, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return the rows ``indices``, in that order, as a new array; each chunk is read once."""

@@ -14,6 +14,8 @@ from torch import Tensor
 from shared.dreams import DreamBatch, concatenate
 from shared.errors import DreamSetError
 from shared.files import sha256_of
+from shared.gather import empty_images, gather_rows
+from shared.kept import RESIDENT_LIMIT_BYTES, KeptImages
 from shared.manifest import Manifest
 from shared.opener import naming
 from shared.shardfile import ShardFile
@@ -35,7 +37,15 @@ class DreamSet:
         labels: int64 ``(N,)``, of all rows, from the index; equal to the shards' own.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, labels: Tensor, *, check: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        labels: Tensor,
+        *,
+        check: bool,
+        keep_limit_bytes: int = RESIDENT_LIMIT_BYTES,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.labels = labels
@@ -45,14 +55,23 @@ class DreamSet:
         self._checked: set[int] = set()
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._process = os.getpid()
+        self._kept = KeptImages(self._starts, self.image_shape, keep_limit_bytes)
 
     @classmethod
-    def open(cls, path: Path | str, *, check: bool = True) -> "DreamSet":
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        check: bool = True,
+        keep_limit_bytes: int = RESIDENT_LIMIT_BYTES,
+    ) -> "DreamSet":
         """Open a set by its index.
 
         Args:
             path: The index, ``dreams.h5``.
             check: Compare every shard with its sha256 when it is first read.
+            keep_limit_bytes: Images of at most so many bytes, decoded, may stay in memory (see
+                :meth:`images`); 0 reads the files every time.
 
         Raises:
             DreamSetError: If the index is missing, damaged, hostile or of another version, or a
@@ -62,7 +81,9 @@ class DreamSet:
         if not path.exists():
             raise DreamSetError(_why_missing(path))
         index = read_index(path)
-        dreams = cls(path, index.manifest, index.labels, check=check)
+        dreams = cls(
+            path, index.manifest, index.labels, check=check, keep_limit_bytes=keep_limit_bytes
+        )
         for number in range(len(index.manifest.shards)):
             dreams.check_size(number)
         return dreams
@@ -112,16 +133,47 @@ class DreamSet:
         order = torch.cat([places for _, places, _ in groups])
         return concatenate(parts).select(order.argsort())
 
-    def images(self, rows: Tensor) -> Tensor:
-        """Return only the images of the given rows: uint8 ``(n, C, H, W)``, in that order."""
+    def images(self, rows: Tensor, *, keep: bool = True) -> Tensor:
+        """Return only the images of the given rows: uint8 ``(n, C, H, W)``, in that order.
+
+        A shard of which more rows were asked for than it has stays in memory, as it was when it was
+        read then: see :class:`~shared.kept.KeptImages` and ``keep_limit_bytes``.
+
+        Args:
+            rows: int64 ``(n,)``, at least one, in any order, repeated or not.
+            keep: Whether these rows count; False for a caller that keeps what it gets.
+
+        Raises:
+            DreamSetError: If a shard is damaged or does not match the index.
+            IndexError: If there are no such rows.
+        """
+        if (whole := self._kept.whole) is not None and len(rows):
+            return gather_rows(whole, rows)
         groups = self._by_shard(rows)
+        parts = (self._images_of(number, local, keep=keep) for number, _, local in groups)
         if len(groups) == 1:
-            ((number, _, local),) = groups
-            return self._shard(number).images(local)
-        images = torch.empty((len(rows), *self.image_shape), dtype=torch.uint8)
-        for number, places, local in groups:
-            images[places] = self._shard(number).images(local)
+            return next(parts)
+        images = empty_images(len(rows), self.image_shape)
+        for (_, places, _), part in zip(groups, parts, strict=True):
+            # NumPy assigns whole rows, PyTorch one element after the other.
+            images.numpy()[places.numpy()] = part.numpy()
         return images
+
+    def keep_images(self) -> bool:
+        """Read the images that are not in memory yet, for processes that are forked afterwards.
+
+        Returns:
+            False if nothing was read: they are larger than ``keep_limit_bytes`` or half of the
+            memory that is free, or another process opened the set.
+
+        Raises:
+            DreamSetError: If a shard is damaged or does not match the index.
+        """
+        if not self._kept.make_room():
+            return False
+        for number in range(self.num_shards):
+            self._keep(number)
+        return True
 
     def shards(self) -> Iterator[DreamBatch]:
         """Yield all rows of one shard after the other."""
@@ -190,6 +242,16 @@ class DreamSet:
             if not torch.equal(shard.column("labels"), self.labels[first:last]):
                 raise DreamSetError("its labels differ from the copy in the index; get it again")
         return shard
+
+    def _images_of(self, number: int, rows: NDArray[Any], *, keep: bool) -> Tensor:
+        if keep and self._kept.is_due(number, len(rows)):
+            self._keep(number)
+        if number in self._kept:
+            return self._kept.select(number, rows)
+        return self._shard(number).images(rows)
+
+    def _keep(self, number: int) -> None:
+        self._kept.fill(number, lambda part: self._shard(number).read_images_into(part))
 
     def _number_of(self, row: int) -> int:
         return int(np.searchsorted(self._starts, row, side="right")) - 1

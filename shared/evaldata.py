@@ -134,20 +134,39 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
     return resized.crop((left, top, left + width, top + height))
 
 
-def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
+def read_cifar10(
+    root: Path, image_shape: tuple[int, int, int], *, train: bool = False
+) -> tuple[EvalData, list[str]]:
+    """Return a split of CIFAR-10 with its own labels, and the names of its classes.
+
+    Args:
+        root: torchvision's folder; nothing is downloaded.
+        image_shape: ``(C, H, W)``; C is 1 (gray) or 3 (RGB).
+        train: The 50,000 images to learn from, else the 10,000 to judge by.
+
+    Raises:
+        InputFileError: If it is not there.
+        IncompatibleError: If C is neither 1 nor 3.
+    """
     from torchvision.datasets import CIFAR10  # slow to import
 
     try:
-        dataset = CIFAR10(str(root), train=False, download=False)
+        dataset = CIFAR10(str(root), train=train, download=False)
     except (RuntimeError, OSError, KeyError, ValueError) as error:
         raise InputFileError(
             f"cifar10:{root}: no CIFAR-10 there, expected the folder cifar-10-batches-py as "
             "torchvision unpacks it"
         ) from error
-    order = match_classes(dataset.classes, spec, f"cifar10:{root}")
-    labels = [order[dataset.classes[target]] for target in dataset.targets]
     loaders = [partial(Image.fromarray, array) for array in dataset.data]
-    return _read_all(loaders, labels, spec.image_shape, f"cifar10:{root}")
+    data = _read_all(loaders, dataset.targets, image_shape, f"cifar10:{root}")
+    return data, list(dataset.classes)
+
+
+def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
+    data, names = read_cifar10(root, spec.image_shape)
+    order = match_classes(names, spec, f"cifar10:{root}")
+    labels = torch.tensor([order[name] for name in names])[data.labels]
+    return EvalData(images=data.images, labels=labels)
 
 
 def _read_all(

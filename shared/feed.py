@@ -12,10 +12,11 @@ from torch import Tensor
 
 from shared.device import num_bytes_free, to_device
 from shared.dreamset import DreamSet
+from shared.gather import empty_images, gather_rows
+from shared.kept import RESIDENT_LIMIT_BYTES
 from shared.seeding import generator
 
-RESIDENT_LIMIT_BYTES = 2 * 2**30
-CACHE_LIMIT_BYTES = 2 * 2**30
+CACHE_LIMIT_BYTES = RESIDENT_LIMIT_BYTES  # of a set that is too large to be resident
 _READ_ROWS = 4096  # at a time, when a set is read whole
 
 
@@ -49,7 +50,7 @@ class TensorFeed:
         self.steps_per_epoch = self._schedule.steps_per_epoch
         self._device = device
         fits = 2 * images.numel() <= num_bytes_free(device)
-        self._images = images.to(device) if fits else images
+        self._images = (images.to(device) if fits else images).contiguous()
         self._labels = labels.to(self._images.device)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +60,7 @@ class TensorFeed:
             Images uint8 ``(B, C, H, W)`` and labels int64 ``(B,)`` on the device.
         """
         places = to_device(self._schedule.places(step), self._images.device)
-        images, labels = self._images[places], self._labels[places]
+        images, labels = gather_rows(self._images, places), self._labels[places]
         return to_device(images, self._device), to_device(labels, self._device)
 
 
@@ -107,10 +108,10 @@ class Feed:
         num_bytes = len(rows) * torch.Size(dreams.image_shape).numel()
         self._source: TensorFeed | _Stream
         if num_bytes <= resident_limit_bytes:
-            images = torch.empty((len(rows), *dreams.image_shape), dtype=torch.uint8)
+            images = empty_images(len(rows), dreams.image_shape)
             for start in range(0, len(rows), _READ_ROWS):
                 part = slice(start, start + _READ_ROWS)
-                images[part] = dreams.images(rows[part])
+                images[part] = dreams.images(rows[part], keep=False)
             self._source = TensorFeed(images, dreams.labels[rows], batch_size, device, seed)
         else:
             self._source = _Stream(dreams, rows, batch_size, device, seed, cache_limit_bytes)
@@ -158,11 +159,14 @@ class _Stream:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         places = self._schedule.places(step)
         rows = self._rows[places]
-        images = torch.empty((len(places), *self._dreams.image_shape), dtype=torch.uint8)
         blocks = torch.bucketize(places, torch.tensor(self._starts), right=True) - 1
-        for block in blocks.unique().tolist():
-            here = blocks == block
-            images[here] = self._images(block)[places[here] - self._starts[block]]
+        # Steps begin a block, are within one or end it: the schedule takes one after the other.
+        numbers, counts = blocks.unique_consecutive(return_counts=True)
+        parts = [
+            gather_rows(self._images(block), part - self._starts[block])
+            for block, part in zip(numbers.tolist(), places.split(counts.tolist()), strict=True)
+        ]
+        images = torch.cat(parts) if len(parts) > 1 else parts[0]
         labels = self._dreams.labels[rows]
         return to_device(images, self._device), to_device(labels, self._device)
 
@@ -170,7 +174,7 @@ class _Stream:
         if block not in self._cache:
             while len(self._cache) >= self._max_cached:
                 self._cache.popitem(last=False)
-            self._cache[block] = self._dreams.images(self._blocks[block])
+            self._cache[block] = self._dreams.images(self._blocks[block], keep=False)
         self._cache.move_to_end(block)
         return self._cache[block]
 

@@ -63,6 +63,15 @@ class ShardFile:
         with naming(self.path):
             return torch.from_numpy(self._tables["images"].select(self._descriptor, rows))
 
+    def read_images_into(self, images: Tensor) -> None:
+        """Fill ``images``, uint8 ``(num_images, C, H, W)`` and contiguous, with all of them.
+
+        Raises:
+            DreamSetError: If a chunk is damaged; the tensor is then filled in part.
+        """
+        with naming(self.path):
+            self._tables["images"].read_into(self._descriptor, 0, images.numpy())
+
     def column(self, name: str) -> Tensor:
         """Return one array of all rows: ``labels``, ``logits``, ``batch`` or ``loss``."""
         with naming(self.path):

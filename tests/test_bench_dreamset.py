@@ -22,10 +22,11 @@ def test_it_measures_everything_once(sizes, tmp_path, capsys):
     dreams = bench_dreamset.example_dreams(sizes)
     table = bench_dreamset.Table(sizes)
     bench_dreamset.bench_files(table, sizes, dreams, tmp_path)
+    bench_dreamset.bench_random(table, sizes, tmp_path)
     bench_dreamset.bench_feed(table, sizes, tmp_path / "dreams.h5", torch.device("cpu"))
 
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert len({(row[1], row[2]) for row in rows}) == len(rows) == 17
+    assert len({(row[1], row[2]) for row in rows}) == len(rows) == 19
     assert {row[1] for row in rows} == {"write", "read in order", "random batches", "Feed to cpu"}
     opened = DreamSet.open(tmp_path / "dreams.h5")
     assert torch.equal(opened.read(0, 16).images, dreams.images)
@@ -37,6 +38,8 @@ def test_rates_are_compared_with_their_base(sizes, capsys):
 
     assert table._compared("read in order", 60.0) == "0.60 x numpy.load"
     assert table._compared("random batches", 60.0) == ""
+    table._rates |= {("random batches", "folder, PNG"): 2, ("random batches", "folder, JPEG"): 3}
+    assert table._compared("random batches", 60.0) == "30.00 x folder, PNG, 20.00 x folder, JPEG"
 
 
 def test_folders_are_compared_byte_by_byte(tmp_path):

@@ -73,6 +73,35 @@ def test_sets_are_examined_before_their_runs_seed_by_seed(tmp_path):
     assert seen == [("noise", 0), ("noise", 1)]
 
 
+def test_what_a_set_still_needs_is_asked_for_once_right_before_it_is_made(tmp_path):
+    cells, recorder, asked = make_grid(tmp_path, levels=(0.5, 0.9)), Recorder(), []
+
+    def prepare(name, seed):
+        asked.append((name, seed, len(recorder.commands)))
+        return ("--n", str(10 + seed))
+
+    for task in cells.tasks(recorder, prepare=prepare).values():
+        task()
+
+    assert asked == [("noise", 0, 0), ("noise", 1, 3)]
+    made = [command for command in recorder.commands if command[0] == "transfer_sets"]
+    assert [command[2:6] for command in made] == [
+        ["--n", "10", "--seed", "0"],
+        ["--n", "11", "--seed", "1"],
+    ]
+
+
+def test_after_its_seconds_a_runner_begins_nothing_and_calls_that_no_failure(tmp_path, capsys):
+    cells, late = make_grid(tmp_path), runner.Runner(1, tmp_path / "logs", seconds=0)
+
+    assert late.run_all(cells.tasks(late)) == []
+    assert late.num_late == 4
+    assert not (tmp_path / "logs").exists()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(runner.OutOfTimeError):
+        late.run("a", ["recover", "--help"])
+
+
 def test_other_options_are_refused_and_more_of_the_same_are_not(tmp_path):
     make_grid(tmp_path).claim()
     make_grid(tmp_path, levels=(0.5, 0.98), seeds=(0, 1, 2)).claim()

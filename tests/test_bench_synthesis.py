@@ -18,7 +18,8 @@ CPU = torch.device("cpu")
 
 
 def test_the_plain_loop_and_the_engine_have_the_same_losses(tiny_teacher, tiny_config, monkeypatch):
-    config = dataclasses.replace(tiny_config, num_images=8, compile="off").resolve((3, 8, 8))
+    config = dataclasses.replace(tiny_config, num_images=8, compile="off", space="pixels")
+    config = config.resolve((3, 8, 8))
     monkeypatch.setattr(engine_module, "SECONDS_BETWEEN_READS", -1.0)
     plain, ours = [], []
     Engine(tiny_teacher, config, CPU).rehearse(8, lambda step, terms: ours.append(terms["bn"]))

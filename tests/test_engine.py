@@ -64,6 +64,8 @@ def test_the_engine_agrees_with_ten_naive_lines(tiny_teacher, jitter, flip, prec
         precision=precision,
         bn_weight=3.0,
         tv_weight=0.1,
+        space="pixels",
+        init="pink",
     ).resolve((3, 8, 8))
     dreams = Engine(tiny_teacher, config, CPU).synthesize(0, 0, 8)
 
@@ -243,7 +245,7 @@ def test_the_loss_falls_without_moves_at_the_size_where_gradients_come_back_chan
         fingerprint=fingerprint(network),
     )
     config = SynthesisConfig(
-        num_images=16, batch_size=16, steps=40, jitter=0, flip=False, precision=precision
+        num_images=16, batch_size=16, steps=40, jitter=0, flip=False, precision=precision, lr=0.2
     )
     teacher = Teacher(network=network, spec=spec)
     engine = Engine(teacher, config.resolve(spec.image_shape), CPU)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from shared.errors import IncompatibleError, InputFileError
-from shared.evaldata import fit, open_eval_data
+from shared.evaldata import fit, open_eval_data, read_cifar10
 from shared.spec import TeacherSpec
 
 
@@ -157,3 +157,10 @@ def test_cifar10_is_read_as_torchvision_keeps_it(
 
     assert torch.equal(data.images, torch.from_numpy(rows).view(2, 3, 32, 32))
     assert data.labels.tolist() == [6, 0]
+
+    for number in range(1, 6):
+        batch = {"data": rows[:1], "labels": [number]}
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(batch))
+    own, names = read_cifar10(tmp_path, (3, 32, 32), train=True)
+    assert own.labels.tolist() == [1, 2, 3, 4, 5]
+    assert names == list("abcdefghij")

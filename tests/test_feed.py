@@ -71,7 +71,9 @@ def test_streaming_opens_a_shard_once_for_its_rows(
     reads = []
     original = DreamSet.images
     monkeypatch.setattr(
-        DreamSet, "images", lambda self, rows: (reads.append(len(rows)), original(self, rows))[1]
+        DreamSet,
+        "images",
+        lambda self, rows, **_: (reads.append(len(rows)), original(self, rows))[1],
     )
     one_shard = 8 * 3 * 8 * 8
     feed = Feed(

@@ -158,8 +158,8 @@ def test_the_command_line_makes_one(runner, teacher_file, tmp_path):
 
 def test_the_command_line_refuses_options_of_another_method(runner, teacher_file, tmp_path):
     command = ["synth", "--teacher", str(teacher_file), "--out", str(tmp_path / "dreams.h5")]
-    result = runner.invoke(main, [*command, "--method", "generator", "--lr", "0.1"])
+    result = runner.invoke(main, [*command, "--method", "generator", "--lr", "0.2"])
 
     assert result.exit_code == 2
-    assert "--lr: found 0.1 with --method generator" in result.stderr
+    assert "--lr: found 0.2 with --method generator" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ def test_an_option_that_the_method_does_not_look_at_is_refused(values, message):
 
 
 def test_an_option_given_as_its_default_promises_nothing():
-    assert SynthesisConfig(method="generator", lr=0.2).lr == 0.2
+    assert SynthesisConfig(method="generator", lr=0.1).lr == 0.1
 
 
 def test_a_generated_set_records_what_decided_it_and_nothing_else():
@@ -52,7 +52,10 @@ def test_a_generated_set_records_what_decided_it_and_nothing_else():
 def test_sets_begun_before_there_were_methods_are_continued(tiny_teacher):
     """What the first version wrote, but for the teacher's facts."""
     facts = synthesis_facts(
-        tiny_teacher, SynthesisConfig(num_images=8, compile="off").resolve((3, 8, 8))
+        tiny_teacher,
+        SynthesisConfig(num_images=8, compile="off", space="pixels", init="pink").resolve(
+            (3, 8, 8)
+        ),
     )
 
     assert set(facts) == {

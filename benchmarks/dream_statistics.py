@@ -1,0 +1,127 @@
+"""What dreams show beside real images: spectrum, colors, and how images differ from each other.
+
+    python benchmarks/dream_statistics.py --teacher resnet20.pt --real cifar/train dreams.h5 more.h5
+
+Two Markdown tables. The first splits the mean square of normalised pixels, the set's mean color
+apart, by spatial frequency in cycles per pixel, brightness (the mean of the channels) and color
+(what is left). The second says which share of a channel's variance lies between images, at each
+BatchNorm of the teacher: batch statistics fix the sum of what lies between and within images only.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from summary import markdown
+from torch import Tensor
+
+from shared.cli import teacher_arguments, teacher_options
+from shared.dreamset import DreamSet
+from shared.evaldata import open_eval_data
+from shared.images import to_pixels
+from shared.seeding import generator
+from shared.teacher import Teacher, batch_norms, load_teacher
+
+BANDS = (0.0, 0.01, 0.04, 0.07, 0.15, 0.3, 0.5, 0.8)  # cycles per pixel
+
+
+def band_powers(planes: Tensor) -> list[float]:
+    """Return the mean square of float32 ``(N, C, H, W)`` in each of :data:`BANDS`, summed over C.
+
+    The sum over the bands is the mean square over images and places, summed over the channels.
+    """
+    _, _, height, width = planes.shape
+    vertical = torch.fft.fftfreq(height).abs().unsqueeze(1)
+    frequency = torch.hypot(vertical, torch.fft.fftfreq(width).abs())
+    power = torch.fft.fft2(planes).abs().square().mean(0).sum(0) / (height * width) ** 2
+    return [
+        float(power[(frequency >= low) & (frequency < high)].sum())
+        for low, high in itertools.pairwise(BANDS)
+    ]
+
+
+def spectrum(inputs: Tensor) -> tuple[list[float], list[float]]:
+    """Return the band powers of brightness and of color; their sum is the mean square."""
+    channels = inputs.shape[1]
+    inputs = inputs - inputs.mean((0, 2, 3), keepdim=True)
+    brightness = inputs.mean(1, keepdim=True)
+    color = [power / channels for power in band_powers(inputs - brightness)]
+    return band_powers(brightness), color
+
+
+def shares_between(teacher: Teacher, images: Tensor) -> dict[str, float]:
+    """Return by BatchNorm the share of its inputs' variance that lies between the images' means."""
+    with _moments(teacher) as seen, torch.no_grad():
+        for part in images.split(256):
+            teacher.network(teacher.normalize(to_pixels(part)))
+    shares: dict[str, float] = {}
+    for name, parts in seen.items():
+        means, squares = (torch.cat(column) for column in zip(*parts, strict=True))
+        total = (squares.mean(0) - means.mean(0).square()).clamp_min(1e-12)
+        shares[name] = float((means.var(0, correction=0) / total).mean())
+    return shares
+
+
+@contextmanager
+def _moments(teacher: Teacher) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
+    """Collect each image's mean and mean square per channel at every BatchNorm over images."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def see(name: str, values: Tensor) -> None:
+        if values.dim() == 4:
+            moments = values.mean((2, 3)), values.square().mean((2, 3))
+            seen.setdefault(name, []).append(moments)
+
+    handles = [
+        norm.register_forward_pre_hook(lambda _m, given, name=name: see(name, given[0]))
+        for name, norm in batch_norms(teacher.network).items()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("sets", metavar="DREAMS...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--teacher", type=click.Path(path_type=Path), required=True)
+@teacher_options
+@click.option("--real", required=True, help="real images, as recover run --eval-data")
+@click.option("--n", "num_images", default=1000, show_default=True, help="images of each")
+def main(sets: tuple[Path, ...], teacher: Path, real: str, num_images: int, **options: Any) -> None:
+    """Print what DREAMS show beside real images."""
+    loaded = load_teacher(teacher, **teacher_arguments(options))
+    images = open_eval_data(real, loaded.spec).images
+    order = torch.randperm(len(images), generator=generator(0, "dream statistics"))
+    shown = {f"real ({real})": images[order[:num_images]]}
+    for path in sets:
+        dreams = DreamSet.open(path)
+        shown[str(path)] = dreams.read(0, min(num_images, dreams.num_images)).images
+    click.echo(_spectra(loaded, shown))
+    click.echo(_shares(loaded, shown))
+
+
+def _spectra(teacher: Teacher, shown: dict[str, Tensor]) -> str:
+    rows = []
+    for name, images in shown.items():
+        inputs = teacher.normalize(to_pixels(images))
+        for kind, powers in zip(("brightness", "color"), spectrum(inputs), strict=True):
+            rows.append([name, kind, *(f"{power:.4f}" for power in powers)])
+    bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
+    return markdown(["images", "of", *bands], rows)
+
+
+def _shares(teacher: Teacher, shown: dict[str, Tensor]) -> str:
+    found = {name: shares_between(teacher, images) for name, images in shown.items()}
+    layers = list(next(iter(found.values())))
+    rows = [[layer, *(f"{found[name][layer]:.3f}" for name in shown)] for layer in layers]
+    return markdown(["share between images at", *shown], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from dream_statistics import BANDS, band_powers, shares_between, spectrum
+
+from shared.seeding import generator
+from shared.teacher import Teacher
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(0, "statistics"))
+
+
+def test_the_bands_add_up_to_the_mean_square() -> None:
+    planes = noise(5, 2, 16, 16)
+
+    assert sum(band_powers(planes)) == pytest.approx(
+        float(planes.square().mean((0, 2, 3)).sum()), rel=1e-4
+    )
+
+
+def test_a_wave_is_in_its_band_alone() -> None:
+    wave = torch.sin(torch.arange(32) * 2 * torch.pi / 8).expand(1, 1, 32, 32)  # 0.125 per pixel
+    powers = band_powers(wave)
+
+    assert powers[BANDS.index(0.07)] == pytest.approx(0.5, rel=1e-4)
+    assert sum(powers) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_brightness_and_color_share_the_mean_square() -> None:
+    inputs = noise(40, 3, 8, 8)
+    brightness, color = spectrum(inputs)
+    centered = inputs - inputs.mean((0, 2, 3), keepdim=True)
+
+    assert sum(brightness) + sum(color) == pytest.approx(float(centered.square().mean()), rel=1e-4)
+    assert sum(spectrum(inputs[:, :1].expand(-1, 3, -1, -1))[1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_even_images_differ_between_and_not_within(tiny_teacher: Teacher) -> None:
+    shades = torch.arange(0, 256, 8, dtype=torch.uint8).view(-1, 1, 1, 1)
+    even = shades.expand(-1, *tiny_teacher.spec.image_shape).contiguous()
+    one = noise(1, *tiny_teacher.spec.image_shape).mul(60).add(128).clamp(0, 255).to(torch.uint8)
+
+    first = next(iter(shares_between(tiny_teacher, even).values()))
+    same = shares_between(tiny_teacher, one.expand(8, -1, -1, -1).contiguous())
+
+    assert first > 0.5  # borders of zero padding are all that varies within
+    assert max(same.values()) == pytest.approx(0, abs=1e-4)
