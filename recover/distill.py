@@ -4,11 +4,9 @@ Every step is a function of (seed, step) and of the state before it: no random s
 one step to the next, so a run that was interrupted ends with the bits of one that was not.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,24 +15,19 @@ from torch import Tensor, nn
 from recover.allocation import choose_masks
 from recover.averaging import RunningAverage
 from recover.config import RecoverConfig
-from recover.features import Key, feature_distance, feature_scales, features_of
-from recover.folding import folded
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
-from recover.loss import distillation_loss
+from recover.lesson import Lesson, set_modes
 from recover.masks import Masks
 from recover.optimizer import gradients, make_optimizer
 from recover.schedule import is_pruning_step, learning_rate, sparsity_at
-from recover.whole_batch import whole_batch_statistics
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
-from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
 from shared.feed import Feed
-from shared.images import to_pixels
 from shared.progress import Progress, ProgressCallback
 from shared.seeding import generator
-from shared.teacher import Teacher, batch_norms
+from shared.teacher import Teacher
 
 STEPS_PER_ROW = 50  # between two rows of metrics.jsonl: the only waits for the device
 SECONDS_PER_REPORT = 1.0  # between two reports of progress
@@ -91,20 +84,14 @@ class Distillation:
         self.masks = masks
         self.step = 0
         self._config = config
-        self._teacher = teacher
-        self._teacher_network = folded(teacher.network).to(memory_format=torch.channels_last)
         self._feed = feed
-        self._device = device
         self.group = group
         self._average = RunningAverage(student, config.ema) if config.ema else None
-        self._dtype = compute_dtype(device, config.precision)
-        self._factor = 1.0 if config.scale_loss else config.temperature**-2
         self._optimizer = make_optimizer(student, config)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
-        self._set_modes(student)
-        self._feature_weight = config.feature_weight or 0.0
-        self._scales = self._measure_scales() if self._feature_weight else {}
+        set_modes(student, config.bn_mode)
+        self._lesson = Lesson(teacher, config, device, feed.batch(0)[0])
 
     def advance(self) -> None:
         """Do one step: prune when it is due, then teach one batch."""
@@ -115,7 +102,7 @@ class Distillation:
         # part's forward pass, and the draws are those of a process that is alone.
         images = augment(self._feed.batch(self.step)[0], config, self.step)
         part = self.group.part(images)
-        loss = self._loss(part) * (len(part) / len(images))
+        loss = self._lesson.loss(self.student, part, group=self.group) * (len(part) / len(images))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         loss = loss.detach()
@@ -200,48 +187,6 @@ class Distillation:
             if not self.group.leads:
                 self.restore(state)
 
-    def _loss(self, images: Tensor) -> Tensor:
-        inputs = self._inputs(images)
-        with autocast(self._device, self._dtype):
-            with torch.no_grad(), self._features(self._teacher_network) as targets:
-                teacher_logits = self._teacher_network(inputs)
-            with whole_batch_statistics(self.group), self._features(self.student) as features:
-                logits = self.student(inputs)
-        loss = distillation_loss(
-            logits,
-            teacher_logits,
-            self._config.temperature,
-            standardize=self._config.standardize_logits,
-        )
-        loss = loss * self._factor
-        if not self._feature_weight:
-            return loss
-        return loss + self._feature_weight * feature_distance(features, targets, self._scales)
-
-    def _inputs(self, images: Tensor) -> Tensor:
-        inputs = self._teacher.normalize(to_pixels(images))
-        return inputs.contiguous(memory_format=torch.channels_last)
-
-    def _features(self, network: nn.Module) -> AbstractContextManager[dict[Key, Tensor]]:
-        return features_of(network) if self._feature_weight else nullcontext({})
-
-    def _measure_scales(self) -> dict[Key, Tensor]:
-        # Of a fixed batch: scales of every batch's own would differ between the parts of a batch
-        # that processes share, and weigh the images of a quiet batch more than others.
-        inputs = self._inputs(self._feed.batch(0)[0])
-        dense = copy.deepcopy(self._teacher.network)
-        self._set_modes(dense)
-        views = []
-        for network in (self._teacher_network, dense):
-            with (
-                torch.no_grad(),
-                autocast(self._device, self._dtype),
-                features_of(network) as features,
-            ):
-                network(inputs)
-            views.append(features)
-        return feature_scales(*views)
-
     def _prune(self, sparsity: float) -> None:
         self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept)
         self.masks.apply(self.student)
@@ -253,14 +198,6 @@ class Distillation:
                 f"distillation: the processes chose other weights to keep at step {self.step}; "
                 "use machines of one kind, or one process"
             )
-
-    def _set_modes(self, network: nn.Module) -> None:
-        # Only BatchNorm trains as such: dropout and stochastic depth draw from global generators,
-        # which would end reproducibility, and some networks answer differently in training mode.
-        network.eval()
-        if self._config.bn_mode == "train":
-            for norm in batch_norms(network).values():
-                norm.train()
 
 
 def distill(

@@ -112,7 +112,7 @@ def test_a_teacher_that_lets_hardly_anything_through_can_be_taught(tiny_teacher:
 
     run = begin_distillation(teacher, quick_config())
 
-    assert 0 < float(run._loss(blobs(16, seed=3)[0]).detach()) < 1e3
+    assert 0 < float(run._lesson.loss(run.student, blobs(16, seed=3)[0]).detach()) < 1e3
 
 
 def test_layers_without_a_partner_are_refused_together() -> None:
@@ -187,7 +187,7 @@ def test_the_weight_scales_the_term(tiny_teacher: Teacher) -> None:
 
     def loss(weight: float) -> float:
         run = begin_distillation(tiny_teacher, quick_config(feature_weight=weight))
-        return float(run._loss(images).detach())
+        return float(run._lesson.loss(run.student, images).detach())
 
     plain = loss(0)
     assert loss(2.0) - plain == pytest.approx(2 * (loss(1.0) - plain), rel=1e-4)

@@ -1,0 +1,106 @@
+"""What the student is to match on a batch: the teacher's answers, and what its layers take in."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from recover.config import RecoverConfig
+from recover.features import Key, feature_distance, feature_scales, features_of
+from recover.folding import folded
+from recover.loss import distillation_loss
+from recover.whole_batch import whole_batch_statistics
+from shared.device import autocast, compute_dtype
+from shared.distributed import ALONE, Group
+from shared.images import to_pixels
+from shared.teacher import Teacher, batch_norms
+
+
+class Lesson:
+    """The loss of a student on images, beside a teacher that never changes.
+
+    Args:
+        teacher: On ``device``; unchanged.
+        config: Resolved for the images.
+        device: To compute on.
+        images: uint8 ``(N, C, H, W)``: a batch on which the layers' features are scaled.
+    """
+
+    def __init__(
+        self, teacher: Teacher, config: RecoverConfig, device: torch.device, images: Tensor
+    ) -> None:
+        self._teacher = teacher
+        self._network = folded(teacher.network).to(memory_format=torch.channels_last)
+        self._config = config
+        self._device = device
+        self._dtype = compute_dtype(device, config.precision)
+        self._factor = 1.0 if config.scale_loss else config.temperature**-2
+        self._feature_weight = config.feature_weight or 0.0
+        self._scales = self._measure_scales(images) if self._feature_weight else {}
+
+    def loss(self, student: nn.Module, images: Tensor, group: Group = ALONE) -> Tensor:
+        """Return the loss of ``student`` on uint8 ``(N, C, H, W)``, a float32 scalar.
+
+        The mean over the images; gradients flow into the student's parameters.
+
+        Args:
+            student: With its modes set (see :func:`set_modes`).
+            images: Augmented; a part of the batch where the group has several processes.
+            group: The processes that hold the other parts.
+        """
+        inputs = self._inputs(images)
+        with autocast(self._device, self._dtype):
+            with torch.no_grad(), self._features(self._network) as targets:
+                teacher_logits = self._network(inputs)
+            with whole_batch_statistics(group), self._features(student) as features:
+                logits = student(inputs)
+        loss = self._factor * distillation_loss(
+            logits,
+            teacher_logits,
+            self._config.temperature,
+            standardize=self._config.standardize_logits,
+        )
+        if not self._feature_weight:
+            return loss
+        return loss + self._feature_weight * feature_distance(features, targets, self._scales)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        inputs = self._teacher.normalize(to_pixels(images))
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def _features(self, network: nn.Module) -> AbstractContextManager[dict[Key, Tensor]]:
+        return features_of(network) if self._feature_weight else nullcontext({})
+
+    def _measure_scales(self, images: Tensor) -> dict[Key, Tensor]:
+        # Of one fixed batch: scales of every batch's own would differ between the parts of a batch
+        # that processes share, and weigh the images of a quiet batch more than others.
+        inputs = self._inputs(images)
+        dense = copy.deepcopy(self._teacher.network)
+        set_modes(dense, self._config.bn_mode)
+        views = []
+        for network in (self._network, dense):
+            with (
+                torch.no_grad(),
+                autocast(self._device, self._dtype),
+                features_of(network) as features,
+            ):
+                network(inputs)
+            views.append(features)
+        return feature_scales(*views)
+
+
+def set_modes(network: nn.Module, bn_mode: str) -> None:
+    """Put ``network`` into the modes in which it is taught.
+
+    Only BatchNorm trains as such: dropout and stochastic depth draw from global generators, which
+    would end reproducibility, and some networks answer differently in training mode.
+
+    Args:
+        network: Changed in place.
+        bn_mode: ``train``: statistics of the batch; ``frozen``: the remembered ones.
+    """
+    network.eval()
+    if bn_mode == "train":
+        for norm in batch_norms(network).values():
+            norm.train()
