@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.objective import bn_kl
-from shared.cli import Tool, say, teacher_arguments, teacher_options
+from shared.cli import Tool, say
+from shared.cli_options import teacher_arguments, teacher_options
 from shared.device import resolve_device
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError

@@ -19,7 +19,7 @@ import torch
 from summary import markdown
 from torch import Tensor
 
-from shared.cli import teacher_arguments, teacher_options
+from shared.cli_options import teacher_arguments, teacher_options
 from shared.dreamset import DreamSet
 from shared.evaldata import open_eval_data
 from shared.images import to_pixels

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dreamforge.import_images import import_images
 from dreamforge.noise import initial_inputs
-from shared.cli import Tool, command_line, teacher_arguments, teacher_options
+from shared.cli import Tool, command_line
+from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.device import describe_device, resolve_device
 from shared.errors import ConfigError, IncompatibleError, InputFileError

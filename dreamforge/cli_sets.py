@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from shared.cli import emit, say, show_table, teacher_arguments, teacher_options
+from shared.cli import emit, say, show_table
+from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 FILE = click.Path(path_type=Path)

@@ -23,15 +23,8 @@ from recover.cli_options import (
 from recover.cli_prune import prune
 from recover.cli_sweep import SWEEP_COMMANDS
 from recover.settings import default_suffix
-from shared.cli import (
-    Tool,
-    command_line,
-    emit,
-    format_duration,
-    show_table,
-    teacher_arguments,
-    teacher_options,
-)
+from shared.cli import Tool, command_line, emit, format_duration, show_table
+from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import click
 
 from recover.config import PRESETS, RecoverConfig
 from recover.settings import base_settings, remark_on_student
-from shared.cli import build_config, config_options, say, teacher_arguments, teacher_options
+from shared.cli import say
+from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 
 if TYPE_CHECKING:
     from shared.dreamset import DreamSet

@@ -7,15 +7,8 @@ import click
 
 from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
 from recover.config import PRUNING_OPTIONS, RecoverConfig
-from shared.cli import (
-    build_config,
-    command_line,
-    config_options,
-    emit,
-    show_table,
-    teacher_arguments,
-    teacher_options,
-)
+from shared.cli import command_line, emit, show_table
+from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.config import options_of
 

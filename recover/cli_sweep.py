@@ -21,13 +21,7 @@ from recover.cli_options import (
     warn,
 )
 from recover.settings import student_suffix
-from shared.cli import (
-    command_line,
-    emit,
-    format_duration,
-    say,
-    show_table,
-)
+from shared.cli import command_line, emit, format_duration, say, show_table
 from shared.cli_progress import progress_display
 from shared.errors import ConfigError
 

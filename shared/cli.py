@@ -1,16 +1,14 @@
-"""What both command lines share: errors as one line, options from configs, progress, JSON.
+"""What both command lines share: errors as one line, options from a file, tables, JSON.
 
 Results go to stdout, everything else to stderr. No torch at module level: ``--help`` must answer
 at once.
 """
 
-import dataclasses
 import json
 import shlex
 import signal
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared.config import AUTO, flag_of, options_of
 from shared.errors import (
     ConfigError,
     DreamforgeError,
-    InputFileError,
     SpokenForError,
     is_out_of_memory,
 )
@@ -132,162 +128,6 @@ def _parameters(command: click.Command) -> dict[str, str]:
 def _key(option: click.Option) -> str:
     first = next((flag for flag in option.opts if flag.startswith("--")), option.opts[0])
     return first.lstrip("-").replace("-", "_")
-
-
-def config_options(
-    config_class: Any, without: Sequence[str] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds one flag for every :func:`shared.config.option` of a config.
-
-    But for the fields named in ``without``.
-
-    Flags that are not given arrive as None, so that :func:`build_config` can tell them from
-    presets and defaults; ``auto``, where an option takes it, as that word.
-    """
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for field, chosen in reversed(options_of(config_class)):
-            if field.name in without:
-                continue
-            kind = _plain_type(field.type)
-            flag, text = flag_of(field), chosen.help
-            names = [flag, field.name]
-            if chosen.flag:  # torchrun takes --n for its own --nnodes, so the long name works, too
-                names.append("--" + field.name.replace("_", "-"))
-            if kind is bool:
-                names = [f"{flag}/--no-{flag.removeprefix('--')}", field.name]
-            if field.default is not None:
-                shown = field.default
-                if kind is bool:
-                    shown = flag if field.default else f"--no-{flag.removeprefix('--')}"
-                text = f"{text}  [default: {shown}]"
-            command = click.option(
-                *names,
-                type=bool if kind is bool else _click_type(kind, chosen),
-                default=None,
-                metavar=chosen.metavar,
-                help=text,
-            )(command)
-        return command
-
-    return decorate
-
-
-def build_config(
-    config_class: Any, arguments: Mapping[str, Any], preset: Mapping[str, Any] | None = None
-) -> Any:
-    """Return the config of parsed ``arguments``: flags win over ``preset``, preset over default.
-
-    Raises:
-        ConfigError: If a value is out of bounds, or values do not go together.
-    """
-    names = {field.name for field in dataclasses.fields(config_class)}
-    automatic = {field.name for field, chosen in options_of(config_class) if chosen.auto}
-    given = {
-        name: None if value == AUTO and name in automatic else value
-        for name, value in arguments.items()
-        if name in names and value is not None
-    }
-    return config_class(**{**(preset or {}), **given})
-
-
-def _plain_type(annotation: Any) -> type:
-    """Return ``int`` of ``int | None``."""
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
-    return kinds[0] if kinds else annotation
-
-
-def _click_type(kind: type, chosen: Any) -> Any:
-    if chosen.choices is not None:
-        return click.Choice(chosen.choices)
-    if kind not in (int, float):
-        return kind
-    low = chosen.above if chosen.min is None else chosen.min
-    high = chosen.below if chosen.max is None else chosen.max
-    if low is None and high is None:
-        return kind
-    make: Any = click.IntRange if kind is int else click.FloatRange
-    bounded = make(
-        min=low,
-        max=high,
-        min_open=chosen.min is None and low is not None,
-        max_open=chosen.max is None and high is not None,
-    )
-    return _or_auto(bounded) if chosen.auto else bounded
-
-
-def _or_auto(number: Any) -> Callable[[Any], Any]:
-    """Return a click type: a number, or the word that undoes a preset's number, too."""
-
-    def convert(value: Any) -> Any:
-        return value if value == AUTO else number.convert(value, None, None)
-
-    return convert
-
-
-def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which teacher it is and how it sees images, but for its path."""
-    for option in reversed(
-        (
-            click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell"),
-            click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH"),
-            click.option(
-                "--mean", metavar="R,G,B", help="of its preprocessing, for pixels in [0,1]"
-            ),
-            click.option("--std", metavar="R,G,B", help="likewise"),
-            click.option(
-                "--class-names",
-                type=click.Path(path_type=Path),
-                help="text file, one name a line, in the order of the logits",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def teacher_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of :func:`teacher_options` as shared.teacher.load_teacher takes them."""
-    return {
-        "architecture": arguments["arch"],
-        "image_size": parse_image_size(arguments["image_size"]),
-        "mean": parse_floats("--mean", arguments["mean"]),
-        "std": parse_floats("--std", arguments["std"]),
-        "class_names": read_class_names(arguments["class_names"]),
-    }
-
-
-def parse_floats(flag: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers of ``0.5,0.5,0.5``, or None for None."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{flag}: found {text!r}, expected numbers such as 0.5,0.5") from error
-
-
-def parse_image_size(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) of ``224`` or ``240x320``, or None for None."""
-    if text is None:
-        return None
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or any(side < 1 for side in sides):
-        raise ConfigError(f"--image-size: found {text!r}, expected 224 or HEIGHTxWIDTH")
-    return sides[0], sides[-1]
-
-
-def read_class_names(path: Path | None) -> tuple[str, ...] | None:
-    """Return the lines of a text file with one class name a line, in the order of the logits."""
-    if path is None:
-        return None
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(f"--class-names {path}: {error}") from error
 
 
 def command_line() -> str:

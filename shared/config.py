@@ -1,8 +1,8 @@
 """Options as dataclass fields: default, range and help stand in one place.
 
 A config is a frozen dataclass whose fields are made with :func:`option`. ``__post_init__`` calls
-:func:`validate`; ``shared.cli.config_options`` turns the same fields into command-line flags. No
-torch here: ``--help`` must answer at once.
+:func:`validate`; ``shared.cli_options.config_options`` turns the same fields into command-line
+flags. No torch here: ``--help`` must answer at once.
 """
 
 import dataclasses

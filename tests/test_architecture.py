@@ -25,6 +25,7 @@ CLIS = {
     "recover/cli_options.py",
     "recover/cli_sweep.py",
     "shared/cli.py",
+    "shared/cli_options.py",
     "shared/cli_progress.py",
 }
 ONLY_IN = {"click": CLIS, "rich": CLIS, "h5py": {"shared/shards.py", "shared/opener.py"}}

@@ -1,7 +1,7 @@
 import pytest
 
 from recover.config import PRESETS, PRUNING_OPTIONS, RecoverConfig
-from shared.cli import build_config
+from shared.cli_options import build_config
 from shared.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from recover.settings import (
     default_suffix,
     remark_on_student,
 )
-from shared.cli import build_config
+from shared.cli_options import build_config
 
 NOTHING: dict[str, Any] = {"student": None, "student_weights": None, "sparsity": None, "lr": None}
 

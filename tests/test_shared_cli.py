@@ -7,7 +7,7 @@ import click
 import pytest
 import torch
 
-from shared import cli, cli_progress
+from shared import cli, cli_options, cli_progress
 from shared.config import option, validate
 from shared.errors import (
     CheckpointError,
@@ -37,7 +37,7 @@ def tool() -> None:
 
 
 @tool.command()
-@cli.config_options(Toy)
+@cli_options.config_options(Toy)
 @click.option("--raise", "name")
 def show(name, **options):
     """Print the config, or fail as told."""
@@ -60,7 +60,7 @@ def show(name, **options):
     if name:
         raise errors[name]
     preset = {"rate": 0.25}
-    config = cli.build_config(Toy, options, preset)
+    config = cli_options.build_config(Toy, options, preset)
     click.echo(
         json.dumps([config.num_images, config.rate, config.jitter, config.flip, config.kind])
     )
@@ -187,16 +187,16 @@ def test_durations_are_read_at_a_glance():
 
 
 def test_parsers():
-    assert cli.parse_floats("--mean", "0.5,1") == (0.5, 1.0)
-    assert cli.parse_floats("--mean", None) is None
-    assert cli.parse_image_size("32") == (32, 32)
-    assert cli.parse_image_size("32x48") == (32, 48)
-    assert cli.parse_image_size(None) is None
+    assert cli_options.parse_floats("--mean", "0.5,1") == (0.5, 1.0)
+    assert cli_options.parse_floats("--mean", None) is None
+    assert cli_options.parse_image_size("32") == (32, 32)
+    assert cli_options.parse_image_size("32x48") == (32, 48)
+    assert cli_options.parse_image_size(None) is None
     for wrong in ("", "0", "3x3x3", "big"):
         with pytest.raises(ConfigError, match="--image-size"):
-            cli.parse_image_size(wrong)
+            cli_options.parse_image_size(wrong)
     with pytest.raises(ConfigError, match="--mean"):
-        cli.parse_floats("--mean", "a,b")
+        cli_options.parse_floats("--mean", "a,b")
 
 
 def test_json_and_tables_go_to_stdout_and_markup_stays_text(capsys):
