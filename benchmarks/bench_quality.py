@@ -36,6 +36,7 @@ Reports = dict[Cell, RecoveryReport]
 Qualities = dict[tuple[str, int], dict[str, Any]]
 RECIPES = (
     "s50=--steps 50;s100=--steps 100;s200=--steps 200;s400=--steps 400;"
+    "pixels=--space pixels --init pink --lr 0.2;"
     "yin2020=--preset yin2020-cifar10;tripurwar2025=--preset tripurwar2025"
 )
 REAL = "(real images)"
