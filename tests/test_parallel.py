@@ -31,7 +31,7 @@ CHANGES: dict[str, Any] = {"mix": "cutmix", "flip": True, "weight_decay": 0.01, 
 def _unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing, which folding needs, is of the whole interpreter: threads would trace each other."""
     monkeypatch.setattr(
-        "recover.distill.folded", lambda network: copy.deepcopy(network).requires_grad_(False)
+        "recover.lesson.folded", lambda network: copy.deepcopy(network).requires_grad_(False)
     )
 
 
