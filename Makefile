@@ -10,7 +10,7 @@ demo: export OMP_NUM_THREADS = 1
 demo: .venv/.demo
 	$(BIN)/python benchmarks/digits.py demo/digits
 	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --no-flip \
-		--init pink --out demo/dreams.h5
+		--init pink --out demo/dreams.h5 --overwrite
 	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png --overwrite
 	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --steps 800 --no-flip --shift 1 \
 		--eval-data demo/digits/test --out demo/recovered --overwrite
