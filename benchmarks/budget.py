@@ -21,7 +21,7 @@ def claim_budget(folder: Path, budget: Mapping[str, Any]) -> None:
         InputFileError: If its record cannot be read.
     """
     path = folder / "budget.json"
-    before = _read(path) if path.exists() else budget
+    before = read_record(path, "budget") if path.exists() else budget
     for name, value in budget.items():
         if before.get(name) != value:
             raise IncompatibleError(
@@ -32,11 +32,20 @@ def claim_budget(folder: Path, budget: Mapping[str, Any]) -> None:
     write_json(path, dict(budget))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path, what: str) -> dict[str, Any]:
+    """Return the JSON object that an earlier command left in ``path``.
+
+    Args:
+        path: Is there.
+        what: It is, for the message.
+
+    Raises:
+        InputFileError: If it cannot be read, or is no JSON object.
+    """
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputFileError(f"{path}: not readable ({error}); remove it, or the folder") from error
     if not isinstance(found, dict):
-        raise InputFileError(f"{path}: not the budget of a benchmark; choose another --out")
+        raise InputFileError(f"{path}: not the {what} of a benchmark; choose another --out")
     return found

@@ -1,11 +1,12 @@
 """What dreams show beside real images: spectrum, colors, and how images differ from each other.
 
-    python benchmarks/dream_statistics.py --teacher resnet20.pt --real cifar/train dreams.h5 more.h5
+    python benchmarks/dream_statistics.py show --teacher resnet20.pt --real cifar/test dreams.h5 ...
 
-Two Markdown tables. The first splits the mean square of normalised pixels, the set's mean color
+Three Markdown tables. The first splits the mean square of normalised pixels, the set's mean color
 apart, by spatial frequency in cycles per pixel, brightness (the mean of the channels) and color
 (what is left). The second says which share of a channel's variance lies between images, at each
 BatchNorm of the teacher: batch statistics fix the sum of what lies between and within images only.
+The third has what ``dreamforge/natural.py`` starts from, and how sure the teacher is.
 """
 
 import itertools
@@ -19,6 +20,7 @@ import torch
 from summary import markdown
 from torch import Tensor
 
+from shared.cli import Tool
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.dreamset import DreamSet
 from shared.evaldata import open_eval_data
@@ -51,6 +53,22 @@ def spectrum(inputs: Tensor) -> tuple[list[float], list[float]]:
     brightness = inputs.mean(1, keepdim=True)
     color = [power / channels for power in band_powers(inputs - brightness)]
     return band_powers(brightness), color
+
+
+def overall(inputs: Tensor) -> tuple[float, float, float]:
+    """Return the shares of whole images and of color in the mean square, and contrasts' spread.
+
+    The last is the standard deviation of the logarithm of the standard deviation within images.
+    """
+    inputs = inputs - inputs.mean((0, 2, 3), keepdim=True)
+    total, means = inputs.square().mean(), inputs.mean((2, 3), keepdim=True)
+    color = inputs - inputs.mean(1, keepdim=True)
+    contrast = (inputs - means).square().mean((1, 2, 3)).sqrt()
+    return (
+        float(means.square().mean() / total),
+        float(color.square().mean() / total),
+        float(contrast.log().std()),
+    )
 
 
 def shares_between(teacher: Teacher, images: Tensor) -> dict[str, float]:
@@ -87,13 +105,18 @@ def _moments(teacher: Teacher) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]
             handle.remove()
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Tool, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Look at what dreams show beside real images."""
+
+
+@main.command("show")
 @click.argument("sets", metavar="DREAMS...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--teacher", type=click.Path(path_type=Path), required=True)
 @teacher_options
 @click.option("--real", required=True, help="real images, as recover run --eval-data")
 @click.option("--n", "num_images", default=1000, show_default=True, help="images of each")
-def main(sets: tuple[Path, ...], teacher: Path, real: str, num_images: int, **options: Any) -> None:
+def show(sets: tuple[Path, ...], teacher: Path, real: str, num_images: int, **options: Any) -> None:
     """Print what DREAMS show beside real images."""
     loaded = load_teacher(teacher, **teacher_arguments(options))
     images = open_eval_data(real, loaded.spec).images
@@ -104,6 +127,7 @@ def main(sets: tuple[Path, ...], teacher: Path, real: str, num_images: int, **op
         shown[str(path)] = dreams.read(0, min(num_images, dreams.num_images)).images
     click.echo(_spectra(loaded, shown))
     click.echo(_shares(loaded, shown))
+    click.echo(_overall(loaded, shown))
 
 
 def _spectra(teacher: Teacher, shown: dict[str, Tensor]) -> str:
@@ -121,6 +145,16 @@ def _shares(teacher: Teacher, shown: dict[str, Tensor]) -> str:
     layers = list(next(iter(found.values())))
     rows = [[layer, *(f"{found[name][layer]:.3f}" for name in shown)] for layer in layers]
     return markdown(["share between images at", *shown], rows)
+
+
+def _overall(teacher: Teacher, shown: dict[str, Tensor]) -> str:
+    rows = []
+    for name, images in shown.items():
+        found = overall(teacher.normalize(to_pixels(images)))
+        confidence = teacher.logits(images).softmax(1).amax(1).mean()
+        rows.append([name, *(f"{value:.3f}" for value in (*found, confidence.item()))])
+    head = ["images", "brightness and tint of whole images", "color", "spread of log contrast"]
+    return markdown([*head, "mean confidence"], rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ of recovery on it; ``real.json`` holds how they were asked for, so that figures 
 never end up in one table. Any of them may be missing: the same command makes the rest.
 """
 
-import json
 import shlex
 import threading
 from collections import defaultdict
@@ -14,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from budget import read_record
 from runner import Runner
 
 from recover.folder import RunFolder
 from recover.report import RecoveryReport
 from recover.results import read_report
-from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.errors import ConfigError, IncompatibleError
 from shared.files import write_json
 
 Prepare = Callable[[str, int], Sequence[str]]
@@ -115,7 +115,7 @@ class Grid:
                 "make": shlex.join(source.make),
                 "recover": shlex.join([*self.common, *source.recover]),
             }
-            before = _read_settings(path) if path.exists() else now
+            before = read_record(path, "settings") if path.exists() else now
             for name, value in now.items():
                 if before.get(name) != value:
                     raise IncompatibleError(
@@ -225,13 +225,3 @@ def gaps(found: dict[int, RecoveryReport], bound: dict[int, RecoveryReport]) -> 
         for seed, report in found.items()
         if seed in bound
     ]
-
-
-def _read_settings(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputFileError(f"{path}: not readable ({error}); remove it, or the folder") from error
-    if not isinstance(found, dict):
-        raise InputFileError(f"{path}: not the settings of a benchmark; choose another --out")
-    return found

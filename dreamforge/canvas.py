@@ -22,15 +22,12 @@ class Canvas(Protocol):
 
     def inputs(self) -> Tensor:
         """Return the inputs now: float32 ``(N, C, H, W)``, contiguous, within the range."""
-        ...
 
     def gradient(self, of_inputs: Tensor) -> Tensor:
         """Return the gradient of the parameters, contiguous, given that of the last inputs."""
-        ...
 
     def confine(self) -> None:
         """Bring the parameters back into their range after a step."""
-        ...
 
 
 class PixelCanvas:

@@ -27,7 +27,7 @@ GENERATOR_STEPS = 10  # Fang et al. 2022, the slowest and best of their three se
 class SynthesisConfig:
     """How dreams are made. Two runs with equal configs and teachers make equal dreams.
 
-    Losses are weighted sums; learning rate, jitter and clamping act on normalised inputs.
+    Losses are weighted sums; jitter and clamping act on normalised inputs.
     """
 
     num_images: int = option(1024, "number of dreams", min=2, flag="--n", metavar="N")
@@ -52,7 +52,11 @@ class SynthesisConfig:
         metavar="N|auto",
         auto=True,
     )
-    lr: float = option(0.1, "Adam's rate, in normalised input units", above=0)
+    lr: float = option(
+        0.1,
+        "Adam's rate: of normalised inputs, or in --space natural of their coordinates' deviations",
+        above=0,
+    )
     beta1: float = option(0.5, "Adam's first moment decay", min=0, below=1)
     beta2: float = option(0.99, "Adam's second moment decay", min=0, below=1)
     lr_schedule: str = option("cosine", "rate over the steps", choices=("cosine", "constant"))

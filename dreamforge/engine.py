@@ -2,7 +2,7 @@
 
 DeepInversion (Yin et al. 2020, arXiv:1912.08795): inputs are optimised until the teacher answers
 the targets and its BatchNorm layers see the statistics they remember. The loop is loss, gradient,
-step, clamp; nothing in it waits for the device, and no weight gradients are computed. Where the
+step; nothing in it waits for the device, and no weight gradients are computed. Where the
 run is long enough to earn it back, the loss and its gradient are compiled.
 """
 
@@ -179,7 +179,7 @@ class Engine:
         noise = initial_inputs(config.init, len(targets), shape, draws)
         moves = jitters(steps, config.jitter or 0, draws, flip=config.flip)
         start = to_device(noise, self._device)
-        canvas = make_canvas(config.space or "pixels", start, self._low, self._high)
+        canvas = make_canvas(config.space, start, self._low, self._high)
         infinity = torch.full((), torch.inf, device=self._device)
         best = _Best(torch.empty_like(start), infinity, infinity)
         adam = torch.optim.Adam(

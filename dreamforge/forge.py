@@ -177,8 +177,7 @@ def _look(
 def _refuse_unwritable(out: Path) -> None:
     """Raise DreamforgeError now rather than after the first shard was computed."""
     try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise DreamforgeError(
             f"{out.parent}: cannot be written to ({error.strerror}); choose another --out"

@@ -12,7 +12,7 @@ from shared.errors import ConfigError
 
 DEFAULT_METHOD = "inversion"
 METHODS = (DEFAULT_METHOD, "adaptive", "generator")
-PIXEL_METHODS = (DEFAULT_METHOD, "adaptive")  # what is optimised is the pixels themselves
+PIXEL_METHODS = (DEFAULT_METHOD, "adaptive")  # what is optimised is the images themselves
 
 # Options of some methods only, by field. What stands in neither place is common to all.
 ONLY_WITH: Mapping[str, tuple[str, ...]] = {

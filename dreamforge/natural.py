@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Of the variance of pixels over many images: a look at photographs, no more, and set where single
-# trials went well (benchmarks/RESULTS.md). CIFAR-10 has 0.3, 0.09 and 0.3.
+# trials went well (benchmarks/RESULTS.md). CIFAR-10 has 0.3, 0.08 and 0.3.
 BETWEEN_IMAGES = 0.1  # share of the brightness and tint of whole images
 CHROMA = 0.1  # share of what is not common to all three channels
 CONTRAST_SPREAD = 0.5  # standard deviation of the logarithm of an image's contrast

@@ -91,7 +91,7 @@ class Distillation:
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
         set_modes(student, config.bn_mode)
-        self._lesson = Lesson(teacher, config, device, feed.batch(0)[0])
+        self._lesson = Lesson(teacher, config, device, lambda: feed.batch(0)[0])
 
     def advance(self) -> None:
         """Do one step: prune when it is due, then teach one batch."""

@@ -6,7 +6,7 @@ which need not be like real ones as a whole if their parts are. After FitNets (R
 arXiv:1412.6550), without the regressor between networks of different widths, and at all layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,21 +27,21 @@ def features_of(network: nn.Module) -> Iterator[dict[Key, Tensor]]:
     """
     features: dict[Key, Tensor] = {}
     seen: set[int] = set()
-    given: list[Tensor] = []  # the network's own inputs, and whatever must keep its identity
+    images: list[Tensor] = []  # kept, so that no other tensor takes its identity
 
-    def see(tensors: Sequence[Any], *, key: str | None) -> None:
-        for tensor in tensors[:1]:
-            if not isinstance(tensor, Tensor) or id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            given.append(tensor)
-            if key is not None:
-                call = sum(name == key for name, _ in features)
-                features[key, call] = tensor
+    def see_images(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        images.append(given[0])
+        seen.add(id(given[0]))
 
-    handles = [network.register_forward_pre_hook(lambda _m, given: see(given, key=None))]
+    def see(name: str, given: tuple[Tensor, ...]) -> None:
+        if given and id(given[0]) not in seen:
+            seen.add(id(given[0]))
+            call = sum(other == name for other, _ in features)
+            features[name, call] = given[0]
+
+    handles = [network.register_forward_pre_hook(see_images)]
     handles += [
-        module.register_forward_pre_hook(lambda _m, given, name=name: see(given, key=name))
+        module.register_forward_pre_hook(lambda _m, given, name=name: see(name, given))
         for name, module in network.named_modules()
         if isinstance(module, (_ConvNd, nn.Linear))
     ]

@@ -1,5 +1,6 @@
 """Which layers a forward pass goes through, in which order, and what passes through one of them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +90,8 @@ def pass_through(network: nn.Module, module: nn.Module, inputs: Tensor) -> tuple
 
     handle = module.register_forward_hook(stop)
     try:
-        network(inputs)
-    except _ReachedError:
-        pass
+        with suppress(_ReachedError):
+            network(inputs)
     finally:
         handle.remove()
     given, output = passed

@@ -1,6 +1,7 @@
 """What the student is to match on a batch: the teacher's answers, and what its layers take in."""
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,11 +25,16 @@ class Lesson:
         teacher: On ``device``; unchanged.
         config: Resolved for the images.
         device: To compute on.
-        images: uint8 ``(N, C, H, W)``: a batch on which the layers' features are scaled.
+        first_batch: Returns uint8 ``(N, C, H, W)`` on which the layers' features are scaled; asked
+            only where they are taught.
     """
 
     def __init__(
-        self, teacher: Teacher, config: RecoverConfig, device: torch.device, images: Tensor
+        self,
+        teacher: Teacher,
+        config: RecoverConfig,
+        device: torch.device,
+        first_batch: Callable[[], Tensor],
     ) -> None:
         self._teacher = teacher
         self._network = folded(teacher.network).to(memory_format=torch.channels_last)
@@ -37,7 +43,7 @@ class Lesson:
         self._dtype = compute_dtype(device, config.precision)
         self._factor = 1.0 if config.scale_loss else config.temperature**-2
         self._feature_weight = config.feature_weight or 0.0
-        self._scales = self._measure_scales(images) if self._feature_weight else {}
+        self._scales = self._measure_scales(first_batch()) if self._feature_weight else {}
 
     def loss(self, student: nn.Module, images: Tensor, group: Group = ALONE) -> Tensor:
         """Return the loss of ``student`` on uint8 ``(N, C, H, W)``, a float32 scalar.

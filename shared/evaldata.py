@@ -1,6 +1,7 @@
 """Real images to judge by: a folder per class, or CIFAR-10 as torchvision keeps it."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -195,8 +196,7 @@ def _read_all(
         images[index] = pixels.permute(2, 0, 1)
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes in parallel
-        for _ in pool.map(read, range(len(loaders))):
-            pass
+        deque(pool.map(read, range(len(loaders))), maxlen=0)  # raises what a reader raised
     return EvalData(images=images, labels=torch.tensor(labels, dtype=torch.int64))
 
 

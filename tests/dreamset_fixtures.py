@@ -10,6 +10,7 @@ from shared.manifest import Manifest, shard_names
 from shared.seeding import generator
 from shared.shards import write_index, write_shard
 from shared.spec import TeacherSpec
+from shared.values import arrays_sha256
 
 IMAGE_SHAPE = (3, 8, 8)
 NUM_CLASSES = 4
@@ -97,3 +98,16 @@ def all_rows(folder: Path, names: list[str]) -> DreamBatch:
     from shared.shards import read_shard
 
     return concatenate([read_shard(folder / name) for name in names])
+
+
+def write_packed_set(folder: Path) -> Path:
+    """Write :func:`tiny_dreams` as one file; return its path."""
+    dreams, path = tiny_dreams(), folder / "packed.h5"
+    manifest = Manifest(
+        num_images=len(dreams.labels),
+        shards=(),
+        teacher=tiny_spec(),
+        arrays_sha256=arrays_sha256(dreams),
+    )
+    write_index(path, manifest, dreams.labels, dreams=dreams)
+    return path

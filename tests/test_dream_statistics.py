@@ -5,8 +5,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from dream_statistics import BANDS, band_powers, shares_between, spectrum
+from dream_statistics import BANDS, band_powers, overall, shares_between, spectrum
 
+from dreamforge.natural import BETWEEN_IMAGES, CHROMA, CONTRAST_SPREAD, natural_noise
 from shared.seeding import generator
 from shared.teacher import Teacher
 
@@ -38,6 +39,14 @@ def test_brightness_and_color_share_the_mean_square() -> None:
 
     assert sum(brightness) + sum(color) == pytest.approx(float(centered.square().mean()), rel=1e-4)
     assert sum(spectrum(inputs[:, :1].expand(-1, 3, -1, -1))[1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_natural_noise_shows_the_shares_that_it_was_made_with() -> None:
+    between, color, contrast = overall(natural_noise(4000, (3, 16, 16), generator(0, "noise")))
+
+    assert between == pytest.approx(BETWEEN_IMAGES, rel=0.1)
+    assert color == pytest.approx(CHROMA, rel=0.1)
+    assert contrast == pytest.approx(CONTRAST_SPREAD, rel=0.15)
 
 
 def test_even_images_differ_between_and_not_within(tiny_teacher: Teacher) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dreamset_fixtures import tiny_dreams, tiny_spec, write_dream_set
+from dreamset_fixtures import tiny_dreams, tiny_spec, write_dream_set, write_packed_set
 
 from shared import dreamset
 from shared.dreams import FIELDS, DreamBatch, concatenate
@@ -12,7 +12,6 @@ from shared.dreamset import DreamSet
 from shared.errors import DreamSetError
 from shared.manifest import Manifest
 from shared.shards import write_index
-from shared.values import arrays_sha256
 
 
 def assert_equal(found: DreamBatch, expected: DreamBatch) -> None:
@@ -27,11 +26,7 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    dreams = tiny_dreams()
-    digest = arrays_sha256(dreams)
-    manifest = Manifest(num_images=24, shards=(), teacher=tiny_spec(), arrays_sha256=digest)
-    write_index(tmp_path / "packed.h5", manifest, dreams.labels, dreams=dreams)
-    return tmp_path / "packed.h5"
+    return write_packed_set(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["index", "packed"])

@@ -9,6 +9,7 @@ from dreamforge import inversion_loss
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine, rate_factor
+from dreamforge.natural import NaturalBasis
 from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
 from dreamforge.objective import bn_kl
 from shared.architectures import build_network
@@ -105,6 +106,33 @@ def test_the_engine_agrees_with_ten_naive_lines(tiny_teacher, jitter, flip, prec
         handle.remove()
 
     assert dreams.terms["total"] == pytest.approx(min(losses), rel=tolerance)
+
+
+def test_natural_steps_agree_with_autograd_through_the_basis(tiny_teacher, tiny_config):
+    config = dataclasses.replace(tiny_config, jitter=0, flip=False, bn_weight=0.0, compile="off")
+    config = config.resolve((3, 8, 8))
+    terms = Engine(tiny_teacher, config, CPU).synthesize(0, 0, 8).terms
+
+    basis = NaturalBasis((3, 8, 8), CPU)
+    low, high = torch.tensor(-2.0), torch.tensor(2.0)  # (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25
+    noise = initial_inputs("natural", 8, (3, 8, 8), generator(config.seed, "batch", 0))
+    coefficients = basis.coefficients(noise).requires_grad_()
+    adam = torch.optim.Adam([coefficients], lr=config.lr, betas=(config.beta1, config.beta2))
+    losses = []
+    for step in range(config.steps):
+        adam.param_groups[0]["lr"] = config.lr * rate_factor(config, step)
+        free = basis.inputs(coefficients)
+        inputs = free.detach().clamp(low, high).requires_grad_()
+        targets = balanced_targets(4, config.seed, 0, 8)
+        loss = config.class_weight * F.cross_entropy(tiny_teacher.network(inputs), targets)
+        (gradient,) = torch.autograd.grad(loss, inputs)
+        keeps = ~((free > high) & (gradient < 0)) & ~((free < low) & (gradient > 0))
+        adam.zero_grad()
+        free.backward(gradient * keeps)
+        adam.step()
+        losses.append(loss.item())
+
+    assert terms["total"] == pytest.approx(min(losses), rel=1e-3)
 
 
 def test_the_returned_batch_is_the_best_one_seen_not_the_last(

@@ -134,6 +134,28 @@ def test_features_are_the_inputs_of_layers_each_tensor_once_and_never_the_images
     assert features["grouped", 0] is seen[0]
 
 
+class Fork(nn.Module):
+    """Two layers that take one tensor, and one that takes another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = (nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shared = inputs.relu()
+        head: Tensor = self.head(self.left(shared) + self.right(shared))
+        return head
+
+
+def test_a_tensor_that_two_layers_take_is_there_once() -> None:
+    network = Fork()
+
+    with features_of(network) as features:
+        network(random(2, 3))
+
+    assert list(features) == [("left", 0), ("head", 0)]
+
+
 def test_a_layer_called_twice_has_two_features() -> None:
     layer = nn.Linear(3, 3)
     network = nn.Sequential(nn.ReLU(), layer, nn.ReLU(), layer, nn.ReLU(), layer)

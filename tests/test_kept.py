@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from dreamset_fixtures import IMAGE_SHAPE, tiny_dreams, tiny_spec, write_dream_set
+from dreamset_fixtures import IMAGE_SHAPE, tiny_dreams, write_dream_set, write_packed_set
 
 from shared import kept
 from shared.dreamset import DreamSet
 from shared.errors import DreamSetError
 from shared.feed import Feed
-from shared.manifest import Manifest
 from shared.seeding import generator
-from shared.shards import write_index
-from shared.values import arrays_sha256
 
 NUM_BYTES = 24 * 3 * 8 * 8
 EXPECTED = tiny_dreams().images
@@ -32,11 +29,7 @@ def compressed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    dreams = tiny_dreams()
-    digest = arrays_sha256(dreams)
-    manifest = Manifest(num_images=24, shards=(), teacher=tiny_spec(), arrays_sha256=digest)
-    write_index(tmp_path / "packed.h5", manifest, dreams.labels, dreams=dreams)
-    return tmp_path / "packed.h5"
+    return write_packed_set(tmp_path)
 
 
 def cut_short(index: Path) -> None:
