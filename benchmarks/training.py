@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.augment import random_flip, random_shift
+from shared.depthwise import unstride
 from shared.device import autocast
 from shared.evaldata import EvalData
 from shared.images import to_pixels
@@ -71,6 +72,7 @@ class Training:
         recipe: Recipe,
     ) -> None:
         self._network, self._device, self._recipe = network, device, recipe
+        unstride(network, device)
         self._images, self._labels = data.images.to(device), data.labels.to(device)
         self._mean, self._std = channel_statistics(spec, device)
         self._batch_size = min(recipe.batch_size, len(self._labels))

@@ -14,6 +14,7 @@ from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.objective import objective
 from shared.compiling import compile_function
+from shared.depthwise import unstride
 from shared.device import autocast
 
 Answers = Callable[[Tensor], Sequence[Tensor]]  # inputs to the logits of every opponent
@@ -81,4 +82,5 @@ def inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype)
     for module in copied.modules():
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             module.to(dtype)
+    unstride(copied, device)
     return copied.to(memory_format=torch.channels_last)

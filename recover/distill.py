@@ -22,6 +22,7 @@ from recover.masks import Masks
 from recover.optimizer import gradients, make_optimizer
 from recover.schedule import is_pruning_step, learning_rate, sparsity_at
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
+from shared.depthwise import unstride
 from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
 from shared.feed import Feed
@@ -81,6 +82,7 @@ class Distillation:
         group: Group = ALONE,
     ) -> None:
         self.student = student.to(memory_format=torch.channels_last).requires_grad_(True)
+        unstride(self.student, device)
         self.masks = masks
         self.step = 0
         self._config = config

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shared.depthwise import DenselyComputedConv2d
 from shared.teacher import batch_norms
+
+# Modules that do nothing else with their weight: a subclass may, parametrized ones have none.
+EXACT_TYPES = (nn.Conv2d, DenselyComputedConv2d, nn.Linear)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -15,7 +19,7 @@ class Layer:
 
     Attributes:
         name: Of the module.
-        module: Its type is exactly ``nn.Conv2d`` or ``nn.Linear``: a subclass may do more.
+        module: Of one of :data:`EXACT_TYPES`.
         is_normalized: Whether its output goes straight into a BatchNorm.
     """
 
@@ -108,8 +112,7 @@ def _layers_of_their_own_weight(network: nn.Module) -> dict[str, nn.Conv2d | nn.
     for name, module in network.named_modules():
         weight = module._parameters.get("weight")
         uses[id(weight)] = uses.get(id(weight), 0) + 1
-        # Exact types: a subclass may do more with its weight; parametrized ones have none here.
-        if type(module) in (nn.Conv2d, nn.Linear) and weight is not None:
+        if type(module) in EXACT_TYPES and weight is not None:
             assert isinstance(module, (nn.Conv2d, nn.Linear))
             found[name] = module
     return {name: module for name, module in found.items() if uses[id(module.weight)] == 1}

@@ -95,6 +95,14 @@ def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def is_slow_in_strides(device: torch.device) -> bool:
+    """Return whether depthwise convolutions are slower with a stride than without.
+
+    Backward on the CPU (torch 2.15): 3 to 40 times (``benchmarks/bench_depthwise.py``).
+    """
+    return device.type == "cpu"
+
+
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Run the block in mixed precision; float32 leaves everything as it is."""
