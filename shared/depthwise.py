@@ -1,9 +1,9 @@
 """Depthwise convolutions that skip pixels, computed without skipping where that is faster.
 
-oneDNN, which computes convolutions on the CPU, has no fast gradient for a depthwise convolution
-with a stride; those of MobileNets, ShuffleNets and EfficientNets then take half of a step. The same
-numbers come from the convolution without a stride, of whose result every second pixel is kept: more
-arithmetic, in less time.
+oneDNN, which computes convolutions on the CPU, has no fast gradient for the inputs of a depthwise
+convolution with a stride; those of MobileNets, ShuffleNets and EfficientNets then take half of a
+step. The same numbers come from the convolution without a stride, of whose result every second
+pixel is kept: more arithmetic, in less time.
 """
 
 from typing import Any
@@ -31,9 +31,14 @@ def unstride(network: nn.Module, device: torch.device) -> None:
 
 
 class DenselyComputedConv2d(nn.Conv2d):
-    """A convolution that skips pixels of its result, not of its input; zero padding in numbers."""
+    """A convolution that skips pixels of its result, where a gradient will be asked of its input.
+
+    Otherwise it is a plain one. Zero padding, in numbers.
+    """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return super()._conv_forward(input, weight, bias)
         padding: Any = self.padding
         dense = F.conv2d(input, weight, bias, 1, padding, self.dilation, self.groups)
         kept = dense[..., :: self.stride[0], :: self.stride[1]]
