@@ -98,7 +98,7 @@ def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
 def is_slow_in_strides(device: torch.device) -> bool:
     """Return whether depthwise convolutions are slower with a stride than without.
 
-    Backward on the CPU (torch 2.15): 3 to 40 times (``benchmarks/bench_depthwise.py``).
+    Their gradients on the CPU: 2 to 11 times (torch 2.15; ``benchmarks/bench_depthwise.py``).
     """
     return device.type == "cpu"
 
