@@ -21,7 +21,6 @@ from summary import markdown
 from torch import Tensor, nn
 
 from recover.features import Key, feature_scales, features_of
-from recover.folding import folded
 from shared.cli import Tool
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.dreamset import DreamSet
@@ -46,7 +45,7 @@ def missed(student: nn.Module, teacher: Teacher, images: Tensor) -> dict[Key, fl
     Raises:
         IncompatibleError: If student and teacher have no layer in common.
     """
-    targets = _features(folded(teacher.network), teacher, images)
+    targets = _features(teacher.network, teacher, images)
     found = _features(student, teacher, images)
     shares = {
         key: float((found[key] - targets[key]).square().mean() * scale)
