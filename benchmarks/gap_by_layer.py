@@ -11,7 +11,7 @@ off), by which factor they are smaller, and how often both answer the same. The 
 images alone: quantiles of the teacher's margin, the highest logit minus the second.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,16 @@ from shared.teacher import Teacher, load_teacher
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def missed(student: nn.Module, teacher: Teacher, images: Tensor) -> dict[Key, float]:
-    """Return by layer the share of the teacher's features that ``student`` misses.
+def missed(found: Mapping[Key, Tensor], targets: Mapping[Key, Tensor]) -> dict[Key, float]:
+    """Return by layer the share of the teacher's features that a student misses.
 
     Args:
-        student: In evaluation mode, with the teacher's layers.
-        teacher: On the CPU.
-        images: uint8 ``(N, C, H, W)``; features of all of them are in memory at once.
+        found: The student's :func:`features`.
+        targets: The teacher's, of the same images.
 
     Raises:
         IncompatibleError: If student and teacher have no layer in common.
     """
-    targets = _features(teacher.network, teacher, images)
-    found = _features(student, teacher, images)
     shares = {
         key: float((found[key] - targets[key]).square().mean() * scale)
         for key, scale in feature_scales(targets).items()
@@ -55,6 +52,19 @@ def missed(student: nn.Module, teacher: Teacher, images: Tensor) -> dict[Key, fl
     if not shares:
         raise IncompatibleError("found no layer that student and teacher share; expected one")
     return shares
+
+
+def features(network: nn.Module, teacher: Teacher, images: Tensor) -> dict[Key, Tensor]:
+    """Return what the layers of ``network`` take in, of all images at once.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        teacher: Whose preprocessing it has.
+        images: uint8 ``(N, C, H, W)``.
+    """
+    with torch.no_grad(), features_of(network) as found:
+        network(teacher.normalize(to_pixels(images)))
+    return found
 
 
 def likeness(logits: Tensor, targets: Tensor) -> tuple[float, float, float]:
@@ -109,14 +119,18 @@ def show(
         "real": images[order[:num_images]],
         "dreams": dream_set.read(0, min(num_images, dream_set.num_images)).images,
     }
-    by_layer: dict[str, dict[Key, float]] = {}
-    answers = []
-    for name, student, (kind, chosen) in _pairs(students, shown):
-        by_layer[f"{name}, on {kind}"] = missed(student.network, loaded, chosen)
-        found = likeness(student.logits(chosen), loaded.logits(chosen))
-        answers.append([f"{name}, on {kind}", *(f"{value:.3f}" for value in found)])
-    click.echo(_layers(by_layer))
-    click.echo(markdown(["logits of", "correlation", "slope", "same answer"], answers))
+    networks = dict(zip(_names(students), map(load_teacher, students), strict=True))
+    by_layer, answers = {}, {}
+    for kind, chosen in shown.items():
+        targets, wanted = features(loaded.network, loaded, chosen), loaded.logits(chosen)
+        for name, student in networks.items():
+            found = features(student.network, loaded, chosen)
+            by_layer[f"{name}, on {kind}"] = missed(found, targets)
+            answers[f"{name}, on {kind}"] = likeness(student.logits(chosen), wanted)
+    columns = [f"{name}, on {kind}" for name in networks for kind in shown]
+    click.echo(_layers({name: by_layer[name] for name in columns}))
+    rows = [[name, *(f"{value:.3f}" for value in answers[name])] for name in columns]
+    click.echo(markdown(["logits of", "correlation", "slope", "same answer"], rows))
     quantiles = [
         [kind, *(f"{value:.1f}" for value in margins(loaded.logits(chosen)))]
         for kind, chosen in shown.items()
@@ -124,19 +138,10 @@ def show(
     click.echo(markdown(["margin on", *(f"{100 * at:g} %" for at in QUANTILES)], quantiles))
 
 
-def _pairs(
-    students: tuple[Path, ...], shown: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Teacher, tuple[str, Tensor]]]:
-    for path in students:
-        student = load_teacher(path)
-        for kind in shown.items():
-            yield path.parent.name or path.stem, student, kind
-
-
-def _features(network: nn.Module, teacher: Teacher, images: Tensor) -> dict[Key, Tensor]:
-    with torch.no_grad(), features_of(network) as features:
-        network(teacher.normalize(to_pixels(images)))
-    return features
+def _names(students: Sequence[Path]) -> list[str]:
+    """Return what tells the students apart: their folders' names, or else the whole paths."""
+    names = [path.parent.name or path.stem for path in students]
+    return names if len(set(names)) == len(names) else [str(path) for path in students]
 
 
 def _layers(by_layer: Mapping[str, Mapping[Key, float]]) -> str:
