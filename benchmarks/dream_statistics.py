@@ -2,16 +2,19 @@
 
     python benchmarks/dream_statistics.py show --teacher resnet20.pt --real cifar/test dreams.h5 ...
 
-Three Markdown tables. The first splits the mean square of normalised pixels, the set's mean color
+Markdown tables. The first splits the mean square of normalised pixels, the set's mean color
 apart, by spatial frequency in cycles per pixel, brightness (the mean of the channels) and color
-(what is left). The second says which share of a channel's variance lies between images, at each
-BatchNorm of the teacher: batch statistics fix the sum of what lies between and within images only.
-The third has what ``dreamforge/natural.py`` starts from, and how sure the teacher is.
+(what is left). The next are of how images differ from each other at each BatchNorm of the teacher,
+since batch statistics fix only the sum of what lies between and within images: which share of a
+channel's variance lies between images, in how many dimensions, and how far this variation is from
+that between real images. The last has what ``dreamforge/natural.py`` starts from, and how sure the
+teacher is.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +74,53 @@ def overall(inputs: Tensor) -> tuple[float, float, float]:
     )
 
 
-def shares_between(teacher: Teacher, images: Tensor) -> dict[str, float]:
-    """Return by BatchNorm the share of its inputs' variance that lies between the images' means."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Variation:
+    """How images differ from each other in the inputs of one BatchNorm.
+
+    Attributes:
+        means: Float32 ``(N, C)``, each image's own.
+        share: Of a channel's variance, what lies between images; mean over the channels.
+    """
+
+    means: Tensor
+    share: float
+
+    @property
+    def dimensions(self) -> float:
+        """Effective rank of the means' covariance, ``(sum e)^2 / sum e^2`` of its eigenvalues."""
+        covariance = torch.cov(self.means.T)
+        return float(covariance.trace().square() / covariance.square().sum().clamp_min(1e-24))
+
+    def divergence(self, reference: "Variation") -> float:
+        """KL divergence of the means' Gaussian from that of ``reference``, in nats per channel.
+
+        A hundredth of each one's mean variance is added to both diagonals: means of few images,
+        or of channels that hardly fire, have covariances without an inverse.
+        """
+        own, other = _gaussian(self.means), _gaussian(reference.means)
+        return float(torch.distributions.kl_divergence(own, other)) / self.means.shape[1]
+
+
+def _gaussian(means: Tensor) -> torch.distributions.MultivariateNormal:
+    covariance = torch.cov(means.T.double())
+    ridge = covariance.diagonal().mean().clamp_min(1e-12) / 100
+    covariance += ridge * torch.eye(len(covariance), dtype=torch.float64)
+    return torch.distributions.MultivariateNormal(means.mean(0).double(), covariance)
+
+
+def variations(teacher: Teacher, images: Tensor) -> dict[str, Variation]:
+    """Return by BatchNorm how uint8 ``(N, C, H, W)`` differ from each other."""
     with _moments(teacher) as seen, torch.no_grad():
         for part in images.split(256):
             teacher.network(teacher.normalize(to_pixels(part)))
-    shares: dict[str, float] = {}
+    found: dict[str, Variation] = {}
     for name, parts in seen.items():
         means, squares = (torch.cat(column) for column in zip(*parts, strict=True))
         total = (squares.mean(0) - means.mean(0).square()).clamp_min(1e-12)
-        shares[name] = float((means.var(0, correction=0) / total).mean())
-    return shares
+        share = float((means.var(0, correction=0) / total).mean())
+        found[name] = Variation(means=means, share=share)
+    return found
 
 
 @contextmanager
@@ -126,7 +165,7 @@ def show(sets: tuple[Path, ...], teacher: Path, real: str, num_images: int, **op
         dreams = DreamSet.open(path)
         shown[str(path)] = dreams.read(0, min(num_images, dreams.num_images)).images
     click.echo(_spectra(loaded, shown))
-    click.echo(_shares(loaded, shown))
+    click.echo(_variations(loaded, shown))
     click.echo(_overall(loaded, shown))
 
 
@@ -140,11 +179,29 @@ def _spectra(teacher: Teacher, shown: dict[str, Tensor]) -> str:
     return markdown(["images", "of", *bands], rows)
 
 
-def _shares(teacher: Teacher, shown: dict[str, Tensor]) -> str:
-    found = {name: shares_between(teacher, images) for name, images in shown.items()}
-    layers = list(next(iter(found.values())))
-    rows = [[layer, *(f"{found[name][layer]:.3f}" for name in shown)] for layer in layers]
-    return markdown(["share between images at", *shown], rows)
+def _variations(teacher: Teacher, shown: dict[str, Tensor]) -> str:
+    found = {name: variations(teacher, images) for name, images in shown.items()}
+    real, *dreams = found.values()
+
+    def table(title: str, columns: list[str], values: Callable[[str], list[float]]) -> str:
+        rows = [[layer, *(f"{value:.3f}" for value in values(layer))] for layer in real]
+        return markdown([f"{title} at", *columns], rows)
+
+    return "\n".join(
+        [
+            table(
+                "share between images",
+                list(shown),
+                lambda at: [v[at].share for v in found.values()],
+            ),
+            table("dimensions", list(shown), lambda at: [v[at].dimensions for v in found.values()]),
+            table(
+                "distance from real images",
+                list(shown)[1:],
+                lambda at: [v[at].divergence(real[at]) for v in dreams],
+            ),
+        ]
+    )
 
 
 def _overall(teacher: Teacher, shown: dict[str, Tensor]) -> str:

@@ -121,7 +121,7 @@ class SynthesisConfig:
         "natural",
         "noise to start from: like photographs in spectrum, brightness, tint and contrast; 1/f "
         "spectrum only (pink); or white",
-        choices=("natural", "pink", "white"),
+        choices=("scenes", "natural", "pink", "white"),
     )
     precision: str = option(
         "auto",

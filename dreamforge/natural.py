@@ -27,6 +27,9 @@ class NaturalBasis:
     Coefficients are ``(N, C, H, W)`` like inputs: by color, vertical and horizontal frequency. Of
     independent coefficients of variance 1 come inputs whose pixels have variance 1.
 
+    Attributes:
+        amplitudes: float32 ``(H, W)``; what coefficients are multiplied with, mean square 1.
+
     Args:
         image_shape: ``(C, H, W)``. Channels are decorrelated if there are three.
         device: Where coefficients and inputs are.
@@ -36,23 +39,23 @@ class NaturalBasis:
         channels, height, width = image_shape
         self._vertical = _cosines(height).to(device)
         self._horizontal = _cosines(width).to(device)
-        self._amplitudes = _amplitudes(height, width).to(device)
-        self._colors = _colors(channels).to(device)
+        self.amplitudes = _amplitudes(height, width).to(device)
+        self._colors = color_axes(channels).to(device)
 
     def inputs(self, coefficients: Tensor) -> Tensor:
         """Return float32 inputs ``(N, C, H, W)`` of their coefficients."""
-        mixed = self._mix(coefficients * self._amplitudes, self._colors)
+        mixed = self._mix(coefficients * self.amplitudes, self._colors)
         return self._vertical.T @ mixed @ self._horizontal
 
     def coefficients(self, inputs: Tensor) -> Tensor:
         """Return the coefficients ``(N, C, H, W)`` of inputs, the inverse of :meth:`inputs`."""
         spectrum = self._vertical @ inputs @ self._horizontal.T
-        return self._mix(spectrum, torch.linalg.inv(self._colors)) / self._amplitudes
+        return self._mix(spectrum, torch.linalg.inv(self._colors)) / self.amplitudes
 
     def gradient(self, of_inputs: Tensor) -> Tensor:
         """Return the gradient with respect to the coefficients, given that to the inputs."""
         spectrum = self._vertical @ of_inputs @ self._horizontal.T
-        return self._mix(spectrum, self._colors.T) * self._amplitudes
+        return self._mix(spectrum, self._colors.T) * self.amplitudes
 
     def _mix(self, planes: Tensor, matrix: Tensor) -> Tensor:
         if len(matrix) == 1:
@@ -97,7 +100,7 @@ def _amplitudes(height: int, width: int) -> Tensor:
     return power.sqrt().float()
 
 
-def _colors(channels: int) -> Tensor:
+def color_axes(channels: int) -> Tensor:
     """Return the matrix from brightness and two colors to three channels; else the identity."""
     if channels != 3:
         return torch.eye(channels)

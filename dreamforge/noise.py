@@ -6,18 +6,22 @@ from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.natural import natural_noise
+from dreamforge.scenes import draw_scenes
 from shared.seeding import generator
 
 
 def initial_inputs(
     kind: str, num_images: int, image_shape: tuple[int, int, int], draws: torch.Generator
 ) -> Tensor:
-    """Return float32 noise ``(N, C, H, W)`` in normalised input units, unit variance overall.
+    """Return float32 ``(N, C, H, W)`` in normalised input units, unit variance overall.
 
-    ``natural``: see :func:`dreamforge.natural.natural_noise`. ``white``: independent normal values
-    (Yin et al. 2020). ``pink``: amplitude falling as 1/f, the spectrum of natural images (Field
-    1987), so that large structures are there from the start, without constant offsets.
+    ``scenes``: see :func:`dreamforge.scenes.draw_scenes`. ``natural``: see
+    :func:`dreamforge.natural.natural_noise`. ``white``: independent normal values (Yin et al.
+    2020). ``pink``: amplitude falling as 1/f, the spectrum of natural images (Field 1987), so that
+    large structures are there from the start, without constant offsets.
     """
+    if kind == "scenes":
+        return draw_scenes(num_images, image_shape, draws)
     if kind == "natural":
         return natural_noise(num_images, image_shape, draws)
     white = torch.randn(num_images, *image_shape, generator=draws)

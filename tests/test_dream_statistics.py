@@ -5,7 +5,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from dream_statistics import BANDS, band_powers, overall, shares_between, spectrum
+from dream_statistics import BANDS, Variation, band_powers, overall, spectrum, variations
 
 from dreamforge.natural import BETWEEN_IMAGES, CHROMA, CONTRAST_SPREAD, natural_noise
 from shared.seeding import generator
@@ -54,8 +54,29 @@ def test_even_images_differ_between_and_not_within(tiny_teacher: Teacher) -> Non
     even = shades.expand(-1, *tiny_teacher.spec.image_shape).contiguous()
     one = noise(1, *tiny_teacher.spec.image_shape).mul(60).add(128).clamp(0, 255).to(torch.uint8)
 
-    first = next(iter(shares_between(tiny_teacher, even).values()))
-    same = shares_between(tiny_teacher, one.expand(8, -1, -1, -1).contiguous())
+    first = next(iter(variations(tiny_teacher, even).values())).share
+    same = variations(tiny_teacher, one.expand(8, -1, -1, -1).contiguous())
 
     assert first > 0.5  # borders of zero padding are all that varies within
-    assert max(same.values()) == pytest.approx(0, abs=1e-4)
+    assert max(one.share for one in same.values()) == pytest.approx(0, abs=1e-4)
+
+
+def test_independent_channels_of_one_variance_are_as_many_dimensions() -> None:
+    even = Variation(means=noise(20000, 6), share=0.0)
+    single = Variation(means=noise(500, 1) * torch.arange(1.0, 7.0), share=0.0)
+
+    assert even.dimensions == pytest.approx(6, rel=0.01)
+    assert single.dimensions == pytest.approx(1, rel=1e-4)
+
+
+def test_the_distance_between_two_variations_is_that_of_their_gaussians() -> None:
+    values = noise(20000, 3)
+    values = (values - values.mean(0)) @ torch.linalg.inv(
+        torch.linalg.cholesky(torch.cov(values.T))
+    ).T
+    whole, double = Variation(means=values, share=0.0), Variation(means=2 * values + 1, share=0.0)
+
+    # Both have a ridge of a hundredth, which a factor leaves in proportion: 1.01 I and 4.04 I.
+    expected = 0.5 * (4 + 1 / 1.01 - 1 - torch.tensor(4.0).log())
+    assert double.divergence(whole) == pytest.approx(float(expected), rel=1e-3)
+    assert whole.divergence(whole) == pytest.approx(0, abs=1e-9)
