@@ -118,9 +118,10 @@ class SynthesisConfig:
         choices=("natural", "pixels"),
     )
     init: str = option(
-        "natural",
-        "noise to start from: like photographs in spectrum, brightness, tint and contrast; 1/f "
-        "spectrum only (pink); or white",
+        "scenes",
+        "what to start from: drawn scenes of overlapping things, for photographs; noise like "
+        "photographs in spectrum, brightness, tint and contrast (natural); with a 1/f spectrum "
+        "only (pink); or white",
         choices=("scenes", "natural", "pink", "white"),
     )
     precision: str = option(

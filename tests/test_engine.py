@@ -115,7 +115,7 @@ def test_natural_steps_agree_with_autograd_through_the_basis(tiny_teacher, tiny_
 
     basis = NaturalBasis((3, 8, 8), CPU)
     low, high = torch.tensor(-2.0), torch.tensor(2.0)  # (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25
-    noise = initial_inputs("natural", 8, (3, 8, 8), generator(config.seed, "batch", 0))
+    noise = initial_inputs(config.init, 8, (3, 8, 8), generator(config.seed, "batch", 0))
     coefficients = basis.coefficients(noise).requires_grad_()
     adam = torch.optim.Adam([coefficients], lr=config.lr, betas=(config.beta1, config.beta2))
     losses = []
