@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dreamforge.overwrite import refuse_to_lose
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -129,12 +130,14 @@ def make_room(out: Path, *, overwrite: bool) -> None:
     """Remove what is at ``out``, index first, if that is allowed; make its folder.
 
     Raises:
-        ConfigError: If something is there and may not be removed.
+        ConfigError: If something is there and may not be removed, as nothing else than a dream set
+            ever may.
     """
     shards = sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5"))
     if not overwrite and (out.exists() or shards):
         found = out if out.exists() else shards[0]
         raise ConfigError(f"{found}: is there already; choose another --out, or --overwrite")
+    refuse_to_lose([out, *shards])
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     for path in shards:
         path.unlink()

@@ -20,6 +20,7 @@ from dreamforge.config import SynthesisConfig
 from dreamforge.engines import BatchEngine, shard_engines
 from dreamforge.finish import RunFacts, finish_set
 from dreamforge.journal import Journal
+from dreamforge.overwrite import refuse_inputs
 from dreamforge.plan import ShardPlan, plan_shards
 from dreamforge.resume import (
     missing_shards,
@@ -81,15 +82,17 @@ def synthesize(
         worker: Which share of the shards to make; whoever finishes the set writes the index.
         provenance: Facts for the index: versions, command line, licence.
         embed_teacher: Put the teacher's weights into the index.
-        overwrite: Remove what is there first; a worker removes its own shards.
+        overwrite: Remove the set that is there first; a worker removes its own shards.
         progress: Called about once a second.
 
     Raises:
+        ConfigError: If ``out`` is the teacher's file, or with ``overwrite`` no dream set.
         IncompatibleError: If ``out`` holds dreams of another teacher or other arguments.
         DreamSetError: If something else is there.
         DreamforgeError: If nothing can be written there.
     """
     started = time.monotonic()
+    refuse_inputs(out, [teacher.spec.path])
     worker = worker or Worker()
     config = settle_compile(teacher, config.resolve(teacher.spec.image_shape), device)
     shards = plan_shards(config, out)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dreamforge.assemble import Rows, write_set
+from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
 from shared.errors import CheckpointError
 from shared.evaldata import list_classes, read_image_folder
@@ -44,9 +45,11 @@ def import_images(
         progress: Told after every shard.
 
     Raises:
+        ConfigError: If something is at ``out``, or it is the teacher or the folder itself.
         InputFileError: If there are no images, or one cannot be read.
         CheckpointError: If the teacher's logits are not finite, or too large for float16.
     """
+    refuse_inputs(out, [teacher.spec.path, folder])
     unlabelled = dict.fromkeys(list_classes(folder), 0)
     images = read_image_folder(folder, unlabelled, teacher.spec.image_shape).images
 

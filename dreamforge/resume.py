@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dreamforge.config import SynthesisConfig
+from dreamforge.overwrite import refuse_to_lose
 from dreamforge.plan import ShardPlan
 from shared.errors import DreamSetError, FormatVersionError, IncompatibleError
 from shared.files import remove_stale_temporaries, sha256_of
 from shared.manifest import Manifest, parse_json, printable
+from shared.opener import was_dream_set
 from shared.shards import read_index, read_shard, read_shard_attributes
 from shared.teacher import Teacher
 from shared.workers import Worker
@@ -98,7 +100,8 @@ def read_finished(
         raise
     except DreamSetError as error:
         if not any(_is_of_this_run(shard, attributes) for shard in shards):
-            raise DreamSetError(f"{error}; choose another --out, or --overwrite") from error
+            advice = ", or --overwrite" if was_dream_set(out) else ""
+            raise DreamSetError(f"{error}; choose another --out{advice}") from error
         return None, [f"index written again: {error}"]
     found = {"teacher": manifest.teacher.fingerprint, "synthesis": manifest.synthesis}
     differences = _differences(found, attributes)
@@ -174,13 +177,21 @@ def remove_set(out: Path, shards: Sequence[ShardPlan], worker: Worker) -> None:
     """Remove what one worker may: the index, its own shards, and the first one what is nobody's.
 
     Workers start at different times: one that removed all shards would remove new ones.
+
+    Raises:
+        ConfigError: If something else than a dream set is there; nothing is removed then.
     """
-    out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     planned = {shard.path for shard in shards}
     own = {shard.path for shard in shards if worker.makes(shard.number)}
-    for path in shards_at(out):
-        if path in own or (path not in planned and worker.index == 0):
-            path.unlink(missing_ok=True)
+    removed = [
+        path
+        for path in shards_at(out)
+        if path in own or (path not in planned and worker.index == 0)
+    ]
+    refuse_to_lose([out, *removed])
+    out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
+    for path in removed:
+        path.unlink(missing_ok=True)
 
 
 def shards_at(out: Path) -> list[Path]:

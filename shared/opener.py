@@ -20,6 +20,8 @@ from shared.errors import DreamSetError, FormatVersionError
 from shared.manifest import FORMAT, FORMAT_VERSION, printable
 
 ATTRIBUTES = ("format", "format_version", "shard", "num_shards", "teacher", "synthesis")
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_HEAD_BYTES = 2**20  # of a damaged file, to find in them what it was
 MAX_ATTRIBUTE_BYTES = 60_000  # libhdf5 stores up to 64 KiB in an object header
 
 _LIBRARY_ERRORS = (
@@ -88,6 +90,26 @@ def open_safely(
                 if file.id.links.exists(name.encode())
             }
             yield file, Contents(tables=tables, attributes=attributes)
+
+
+def was_dream_set(path: Path) -> bool:
+    """Tell whether no more than a dream set would be lost with a file: nothing else is in it.
+
+    True for the files of dream sets of any version, whole or damaged, for empty files, and where
+    there is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return True
+    if not head.startswith(_HDF5_MAGIC):
+        return not head
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _attributes(file).get("format") == FORMAT
+    except (DreamSetError, *_LIBRARY_ERRORS):  # truncated, perhaps: its beginning still says it
+        return FORMAT.encode() in head
 
 
 def _attributes(file: Any) -> dict[str, str | int]:

@@ -162,7 +162,7 @@ def test_an_unrelated_file_is_refused_before_anything_is_computed(
         file["precious"] = [1, 2, 3]
     before = digests(tmp_path)
 
-    with pytest.raises(DreamSetError, match=r"not a dream set.*--overwrite"):
+    with pytest.raises(DreamSetError, match=r"not a dream set.*choose another --out$"):
         synthesize(tiny_teacher, tiny_config, out, CPU)
     assert digests(tmp_path) == before
 
@@ -362,7 +362,7 @@ def test_overwriting_workers_do_not_remove_each_others_shards(
 ):
     """Workers start at different times: the second one finds what the first has made."""
     other = SynthesisConfig(**{**tiny_config.to_json(), "seed": 1})
-    (tmp_path / "dreams-00000-of-00009.h5").write_bytes(b"of an older run")
+    (tmp_path / "dreams-00000-of-00009.h5").touch()  # of an older run
     results = [
         synthesize(
             tiny_teacher, other, out, CPU, worker=Worker(index=index, count=2), overwrite=True

@@ -1,0 +1,113 @@
+"""``--overwrite`` removes dream sets, and never what a set is made from or anything else."""
+
+import os
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from click.testing import CliRunner
+from dreamset_fixtures import write_dream_set
+
+from dreamforge.assemble import make_room
+from dreamforge.cli import main
+from dreamforge.forge import synthesize
+from dreamforge.overwrite import refuse_inputs, refuse_to_lose
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError
+from shared.files import sha256_of
+
+QUICK = ["--n", "4", "--batch-size", "4", "--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def precious(teacher_file: Path, tmp_path: Path) -> Path:
+    """A copy of the teacher that a failing test may destroy."""
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(teacher_file.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_synth_refuses_to_write_over_its_teacher(
+    runner: CliRunner, precious: Path, more: list[str]
+) -> None:
+    before = sha256_of(precious)
+    link = precious.with_name("link.h5")
+    link.symlink_to(precious)
+    hard = precious.with_name("hard.h5")
+    os.link(precious, hard)
+
+    for out in (precious, link, hard, precious.parent / "." / precious.name):
+        command = ["synth", "--teacher", str(precious), "--out", str(out), *QUICK, *more]
+        result = runner.invoke(main, command)
+        assert result.exit_code == 2, result.output
+        assert "is what the set is to be made from; choose another --out" in result.stderr
+        assert sha256_of(precious) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_import_refuses_to_write_over_its_teacher_and_its_images(
+    runner: CliRunner, precious: Path, more: list[str], tmp_path: Path
+) -> None:
+    image = tmp_path / "real" / "0" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"not read before")
+    before = sha256_of(precious)
+
+    for out in (precious, tmp_path / "real"):
+        command = ["import", str(tmp_path / "real"), "--teacher", str(precious), "--out", str(out)]
+        result = runner.invoke(main, [*command, "--device", "cpu", *more])
+        assert result.exit_code == 2, result.output
+        assert "is what the set is to be made from" in result.stderr
+    assert sha256_of(precious) == before
+    assert image.exists()
+
+
+def unrelated(folder: Path) -> list[Path]:
+    picture, weights, measured = (folder / name for name in ("a.png", "b.pt", "c.h5"))
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n a picture")
+    torch.save({"a": torch.zeros(2)}, weights)
+    with h5py.File(measured, "w") as file:
+        file["precious"] = [1, 2, 3]
+    return [picture, weights, measured]
+
+
+def test_files_that_are_no_dream_sets_survive_overwrite(
+    tiny_teacher, tiny_config, tmp_path: Path
+) -> None:
+    for path in unrelated(tmp_path):
+        before = sha256_of(path)
+        with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
+            synthesize(tiny_teacher, tiny_config, path, torch.device("cpu"), overwrite=True)
+        with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
+            make_room(path, overwrite=True)
+        assert sha256_of(path) == before
+
+
+def test_nothing_is_removed_where_one_file_may_not_be(tmp_path: Path) -> None:
+    out = write_dream_set(tmp_path)
+    other = tmp_path / "dreams-00001-of-00003.h5"  # called like a shard
+    other.write_bytes(b"something else")
+
+    with pytest.raises(ConfigError, match=other.name):
+        make_room(out, overwrite=True)
+    assert DreamSet.open(out).num_images == 24
+
+
+def test_a_folder_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder, expected the file of an index"):
+        make_room(tmp_path, overwrite=True)
+
+
+def test_what_was_a_dream_set_may_go_whole_damaged_or_empty(tmp_path: Path) -> None:
+    out = write_dream_set(tmp_path)
+    data = out.read_bytes()
+    for left in (data, data[: len(data) // 2], b""):
+        out.write_bytes(left)
+        refuse_to_lose([out, *tmp_path.glob("*-of-*")])
+    refuse_to_lose([tmp_path / "nothing.h5"])
+
+
+def test_other_files_beside_the_inputs_may_be_written(tmp_path: Path) -> None:
+    refuse_inputs(tmp_path / "dreams.h5", [None, tmp_path / "teacher.pt", str(tmp_path / "real")])
