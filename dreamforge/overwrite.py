@@ -17,8 +17,8 @@ def refuse_inputs(out: Path, inputs: Iterable[Path | str | None]) -> None:
     Raises:
         ConfigError: If ``out`` is one of them, under whatever name.
     """
-    for path in map(Path, filter(None, inputs)):
-        if _is_same(out, path):
+    for path in inputs:
+        if path is not None and _is_same(out, Path(path)):
             raise ConfigError(f"{out}: is what the set is to be made from; choose another --out")
 
 
