@@ -153,7 +153,8 @@ def main() -> None:
     """Make transfer sets that are not dreams, as ordinary dream sets."""
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
+def set_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that :func:`write_set` takes."""
     for option in (
         click.option("--out", type=click.Path(path_type=Path), required=True, help="index file"),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
@@ -166,13 +167,24 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _write_set(
+def write_set(
     kind: str,
     options: dict[str, Any],
     fill: Callable[[Teacher, Path, ProgressCallback], None],
     *,
     synthetic: bool,
 ) -> None:
+    """Import what ``fill`` writes into a folder as the dream set ``options["out"]``.
+
+    Args:
+        kind: What it is, for the name of the folder.
+        options: Of :func:`set_options`.
+        fill: Given the teacher, a folder that is not there yet, and whom to tell of its progress.
+        synthetic: Whether no real image is in it.
+
+    Raises:
+        ConfigError: If there is such a set.
+    """
     out: Path = options["out"]
     if out.exists():
         raise ConfigError(f"{out}: is there already; choose another --out")
@@ -195,20 +207,20 @@ def _write_set(
 
 @main.command()
 @click.argument("kind", type=click.Choice(list(DRAWN)))
-@_options
+@set_options
 def draw(kind: str, **options: Any) -> None:
     """Draw images of KIND: white noise, 1/f noise or dead leaves."""
 
     def fill(teacher: Teacher, folder: Path, progress: ProgressCallback) -> None:
         draw_images(kind, teacher, options["num_images"], options["seed"], folder, progress)
 
-    _write_set(kind, options, fill, synthetic=True)
+    write_set(kind, options, fill, synthetic=True)
 
 
 @main.command()
 @click.option("--real", type=click.Path(path_type=Path), required=True, help="a folder per class")
 @click.option("--random", is_flag=True, help="any images; default: as many of each class")
-@_options
+@set_options
 def choose(real: Path, **options: Any) -> None:
     """Choose real images: the bound."""
 
@@ -216,7 +228,7 @@ def choose(real: Path, **options: Any) -> None:
         balanced = not options["random"]
         choose_images(real, options["num_images"], options["seed"], folder, balanced=balanced)
 
-    _write_set("real", options, fill, synthetic=False)
+    write_set("real", options, fill, synthetic=False)
 
 
 if __name__ == "__main__":
