@@ -163,10 +163,33 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_class_names(path: Path | None) -> tuple[str, ...] | None:
-    """Return the lines of a text file with one class name a line, in the order of the logits."""
+    """Return the lines of a text file with one class name a line, in the order of the logits.
+
+    A byte order mark, spaces around a name and empty lines at the end are no part of them.
+
+    Raises:
+        InputFileError: If it cannot be read, has no names, or a line that is empty or there twice.
+    """
     if path is None:
         return None
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputFileError(f"--class-names {path}: {error}") from error
+    names = tuple(line.strip() for line in lines)
+    if not names:
+        raise InputFileError(f"--class-names {path}: found no names, expected one a line")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise InputFileError(
+                f"--class-names {path}: found nothing on line {number}, expected a name on every "
+                "line"
+            )
+        if name in first:
+            raise InputFileError(
+                f"--class-names {path}: found {name[:60]!r} on lines {first[name]} and {number}, "
+                "expected every name once; tell the two classes apart"
+            )
+        first[name] = number
+    return names

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from shared.classes import match_classes
 from shared.device import num_bytes_free
 from shared.errors import IncompatibleError, InputFileError
+from shared.imagefile import open_image
 from shared.spec import TeacherSpec
 
 _EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
@@ -29,10 +31,12 @@ class EvalData:
     Attributes:
         images: uint8 ``(N, C, H, W)``, of the teacher's image shape.
         labels: int64 ``(N,)``, in the teacher's order of classes.
+        remarks: What had to be assumed, one sentence each.
     """
 
     images: Tensor
     labels: Tensor
+    remarks: tuple[str, ...] = ()
 
 
 def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
@@ -41,8 +45,7 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
     Args:
         source: A folder with one folder of images per class, or ``cifar10:ROOT`` for the test
             split of CIFAR-10 in torchvision's folder ROOT (not downloaded).
-        spec: The teacher's image shape and classes. Folders whose names are all among its class
-            names go by name; otherwise as many folders as classes go in sorted order.
+        spec: The teacher's image shape and classes, see :mod:`shared.classes`.
 
     Raises:
         InputFileError: If the folder or an image in it cannot be used.
@@ -51,19 +54,21 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
     if source.startswith("cifar10:"):
         return _open_cifar10(Path(source.removeprefix("cifar10:")), spec)
     root = Path(source)
-    names = list_classes(root)
-    return read_image_folder(root, match_classes(names, spec, source), spec.image_shape)
+    labels, remarks = match_classes(list_classes(root), spec, source)
+    return replace(read_image_folder(root, labels, spec.image_shape), remarks=remarks)
 
 
 def list_classes(root: Path) -> list[str]:
-    """Return the names of the class folders in ``root``, sorted as text.
+    """Return the names of the class folders in ``root``, sorted as text; hidden ones are none.
 
     Raises:
         InputFileError: If there is no such folder, or no folder in it.
     """
     if not root.is_dir():
         raise InputFileError(f"{root}: no such folder, expected one with a folder per class")
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    names = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry.name)
+    )
     if not names:
         raise InputFileError(f"{root}: no folders in it, expected one folder of images per class")
     if set(names) <= {"train", "test", "val", "valid", "validation"}:
@@ -72,29 +77,14 @@ def list_classes(root: Path) -> list[str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files in ``folder`` and below it, sorted by path."""
+    """Return the image files in ``folder`` and below it, sorted by path; hidden ones are none."""
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _EXTENSIONS and path.is_file()
+        if path.suffix.lower() in _EXTENSIONS
+        and not any(map(_is_hidden, path.relative_to(folder).parts))
+        and path.is_file()
     ]
-
-
-def match_classes(names: Sequence[str], spec: TeacherSpec, source: str) -> dict[str, int]:
-    """Return the teacher's label of each class name, by name where possible, else by order.
-
-    Raises:
-        IncompatibleError: If neither the names nor their number are the teacher's.
-    """
-    known = {name: label for label, name in enumerate(spec.class_names or ())}
-    if all(name in known for name in names):
-        return {name: known[name] for name in names}
-    if len(names) == spec.num_classes:
-        return {name: label for label, name in enumerate(names)}
-    raise IncompatibleError(
-        f"{source}: {len(names)} classes ({', '.join(names[:3])} ...), expected the teacher's "
-        f"{spec.num_classes}"
-    )
 
 
 def read_image_folder(
@@ -114,7 +104,7 @@ def read_image_folder(
     files = [(path, label) for name, label in labels.items() for path in list_images(root / name)]
     if not files:
         raise InputFileError(f"{root}: no images (png, jpg ...) in its {len(labels)} class folders")
-    loaders = [partial(_open_image, path) for path, _ in files]
+    loaders = [partial(open_image, path) for path, _ in files]
     return _read_all(loaders, [label for _, label in files], image_shape, str(root))
 
 
@@ -165,9 +155,9 @@ def read_cifar10(
 
 def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
     data, names = read_cifar10(root, spec.image_shape)
-    order = match_classes(names, spec, f"cifar10:{root}")
+    order, remarks = match_classes(names, spec, f"cifar10:{root}")
     labels = torch.tensor([order[name] for name in names])[data.labels]
-    return EvalData(images=data.images, labels=labels)
+    return EvalData(images=data.images, labels=labels, remarks=remarks)
 
 
 def _read_all(
@@ -200,10 +190,5 @@ def _read_all(
     return EvalData(images=images, labels=torch.tensor(labels, dtype=torch.int64))
 
 
-def _open_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputFileError(f"{path}: not a readable image ({type(error).__name__})") from error
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")

@@ -19,6 +19,7 @@ from shared.teacher import Teacher, fingerprint
 
 NUM_CLASSES = 4
 IMAGE_SHAPE = (3, 8, 8)
+QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,7 +68,7 @@ def tiny_teacher() -> Teacher:
         image_shape=IMAGE_SHAPE,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
-        class_names=("top left", "top right", "bottom left", "bottom right"),
+        class_names=QUADRANTS,
         fingerprint=fingerprint(network),
     )
     return Teacher(network=network, spec=spec)

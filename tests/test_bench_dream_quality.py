@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import blobs
+from conftest import QUADRANTS, blobs
 from dreamset_fixtures import tiny_dreams, write_dream_set
 from PIL import Image
 from torch import nn
@@ -120,7 +120,7 @@ def test_the_distance_is_zero_for_remembered_statistics_and_large_for_others(tin
 def test_a_set_is_measured_beside_as_many_real_images(teacher_file, tiny_teacher, tmp_path, runner):
     images, labels = blobs(32)
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        folder = tmp_path / "real" / f"class {label}"
+        folder = tmp_path / "real" / QUADRANTS[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:02d}.png")
     rows = tiny_dreams(16)

@@ -2,7 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import blobs
+from conftest import QUADRANTS, blobs
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -176,7 +176,7 @@ def test_a_point_needs_no_label(tmp_path):
 def test_the_whole_way_through_both_tools(teacher_file, tmp_path, monkeypatch, capsys):
     images, labels = blobs(16)
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        folder = tmp_path / "real" / str(label)
+        folder = tmp_path / "real" / QUADRANTS[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
     words = ["--teacher", str(teacher_file), "--eval-data", str(tmp_path / "real")]

@@ -62,13 +62,41 @@ def test_folders_go_by_name_where_the_teacher_knows_the_names(folder: Path) -> N
     assert data.labels.tolist() == [2, 2, 0]
 
 
-def test_folders_go_by_order_where_only_their_number_fits(folder: Path) -> None:
-    assert open_eval_data(str(folder), make_spec(names=("0", "1"))).labels.tolist() == [0, 0, 1]
+def test_folders_of_other_names_are_incompatible(folder: Path) -> None:
+    with pytest.raises(IncompatibleError, match=r"a class called 'cat'.*\(a, b\)"):
+        open_eval_data(str(folder), make_spec(names=("a", "b")))
 
 
-def test_other_classes_are_incompatible(folder: Path) -> None:
-    with pytest.raises(IncompatibleError, match=r"2 classes \(cat, dog .*expected the teacher's 3"):
-        open_eval_data(str(folder), make_spec(names=("a", "b", "c")))
+def test_an_assumed_order_is_remarked_on(folder: Path) -> None:
+    (remark,) = open_eval_data(str(folder), make_spec()).remarks
+
+    assert "in this order: cat, dog;" in remark
+    assert open_eval_data(str(folder), make_spec(names=("dog", "cat"))).remarks == ()
+
+
+def test_hidden_folders_and_files_are_passed_over(folder: Path, pixels: np.ndarray) -> None:
+    # What other programs leave behind: thumbnails, resource forks, checkpoints of notebooks.
+    for place in (".thumbnails/x.png", "cat/._a.png", "cat/.ipynb_checkpoints/a.png"):
+        write_image(folder / place, pixels)
+
+    assert open_eval_data(str(folder), make_spec()).labels.tolist() == [0, 0, 1]
+
+
+def test_a_hidden_folder_may_hold_the_class_folders(tmp_path: Path, pixels: np.ndarray) -> None:
+    for name in ("cat", "dog"):
+        write_image(tmp_path / ".cache" / name / "a.png", pixels)
+
+    assert open_eval_data(str(tmp_path / ".cache"), make_spec()).labels.tolist() == [0, 1]
+
+
+def test_images_of_16_bits_are_those_of_8(tmp_path: Path) -> None:
+    gray = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    write_image(tmp_path / "a" / "8.png", gray)
+    write_image(tmp_path / "b" / "16.png", gray.astype(np.uint16) * 257)
+
+    images = open_eval_data(str(tmp_path), make_spec()).images
+
+    assert torch.equal(images[0], images[1])
 
 
 def test_gray_teachers_get_gray_images(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from shared.errors import (
     DreamforgeError,
     DreamSetError,
     IncompatibleError,
+    InputFileError,
 )
 from shared.progress import Progress
 
@@ -228,3 +229,29 @@ def test_nothing_is_drawn_when_stderr_is_no_terminal(capsys):
         show(Progress(stage="work", done=1, total=1, unit="steps"))
 
     assert capsys.readouterr().err == "work: 1/1 steps\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffcat\ndog\n", "cat\r\ndog\r\n", "cat \n dog\n\n\n \n", "cat\ndog"]
+)
+def test_names_are_the_lines_of_a_file(tmp_path, text):
+    (tmp_path / "names.txt").write_bytes(text.encode())
+
+    assert cli_options.read_class_names(tmp_path / "names.txt") == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"cat\n\ndog\n", "nothing on line 2"),
+        (b"cat\ndog\ncat\n", "'cat' on lines 1 and 3"),
+        (b"\n \n", "found no names"),
+        (b"\xff\xfec\0a\0t\0", "can't decode"),
+    ],
+)
+def test_a_file_of_doubtful_names_is_refused(tmp_path, text, words):
+    (tmp_path / "names.txt").write_bytes(text)
+
+    with pytest.raises(InputFileError, match=words) as caught:
+        cli_options.read_class_names(tmp_path / "names.txt")
+    assert "\n" not in str(caught.value)
