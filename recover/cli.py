@@ -1,5 +1,6 @@
 """The command line: ``recover run`` and ``recover eval``."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,8 +166,8 @@ def evaluate(
 ) -> None:
     """Judge a saved STUDENT: student.safetensors, or the folder of a run.
 
-    Without --teacher, agreement is with the teacher's answers that the dream set holds, and none
-    is measured on real images.
+    Without a teacher, agreement is with the answers that the dream set holds; none is measured on
+    real images, and no score.
 
     \b
     Examples:
@@ -178,6 +179,7 @@ def evaluate(
 
     from recover.examine import examine_student
     from recover.export import load_student, teacher_beside
+    from recover.sources import find_answering_teacher
     from shared.dreamset import DreamSet
     from shared.teacher import load_teacher
 
@@ -186,14 +188,17 @@ def evaluate(
     dreams = DreamSet.open(dreams_path) if dreams_path else None
     options = teacher_arguments(arguments)
     teacher_path = arguments["teacher_path"]
-    teacher = (
-        load_teacher(teacher_path, spec=teacher_beside(saved), **options)
-        if teacher_path is not None
-        else None
-    )
-    real = open_real_images(eval_data, saved.classifier.spec)
+    teacher, remarks = None, tuple[str, ...]()
+    if teacher_path is not None:
+        teacher = load_teacher(teacher_path, spec=teacher_beside(saved), **options)
+    elif dreams is not None:
+        teacher, remarks = find_answering_teacher(dreams, **options)
+    names = options["class_names"] or saved.classifier.spec.class_names
+    spec = dataclasses.replace(saved.classifier.spec, class_names=names)
+    real = open_real_images(eval_data, spec)
     with progress_display() as progress:
         verdict = examine_student(saved, teacher, dreams, real, device, progress)
+    verdict = dataclasses.replace(verdict, warnings=(*remarks, *verdict.warnings))
     record = {"student": str(path), **verdict.to_json()}
     warn(verdict.warnings)
     emit(record, as_json=as_json, render=lambda: _show_verdict(str(path), record))
@@ -212,7 +217,11 @@ def _show_report(report: "RecoveryReport") -> None:
         for name, stage in report.shown_stages.items()
     ]
     accuracy = ["accuracy on real images"] if with_accuracy else []
-    on = "real images" if with_accuracy else "held-out dreams"
+    origin = report.provenance
+    num_held_out = (origin.get("dreams") or {}).get("num_held_out", 0)
+    on = f"{num_held_out:,} held-out dreams"
+    if with_accuracy:
+        on = f"{origin['num_eval_images']:,} real images"
     title = f"{100 * report.sparsity:.4g} % of {report.num_weights:,} weights pruned"
     show_table(
         title if report.student is None else f"{report.student}: {title}",
@@ -256,14 +265,21 @@ def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
 
 
 def _show_verdict(path: str, record: dict[str, Any]) -> None:
+    real, dreams = (f"{record[name]:,}" for name in ("num_real", "num_dreams"))
+    on_real = [
+        (f"accuracy on {real} real images", percent(record["accuracy"])),
+        (f"agreement with the teacher on {real} real images", percent(record["agreement"])),
+    ]
+    on_dreams = [
+        (f"agreement with the teacher on {dreams} dreams", percent(record["agreement_on_dreams"])),
+        ("score on varied dreams", percent(record["score"])),
+    ]
     show_table(
         path,
         ["", "value"],
         [
-            ("accuracy on real images", percent(record["accuracy"])),
-            ("agreement with the teacher on real images", percent(record["agreement"])),
-            ("agreement with the teacher on dreams", percent(record["agreement_on_dreams"])),
-            ("score on varied dreams", percent(record["score"])),
+            *(on_real if record["num_real"] else []),
+            *(on_dreams if record["num_dreams"] else []),
             ("sparsity", percent(record["sparsity"])),
             ("non-zero weights", f"{record['num_nonzero']:,} of {record['num_weights']:,}"),
         ],

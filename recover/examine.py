@@ -96,6 +96,7 @@ def examine_student(
         on_dreams = exam(chosen.images, None, chosen.logits)
         on_variants = exam_on_variants(teacher, chosen.images, progress) if teacher else None
     on_real = exam(real.images, real.labels, None) if real else None
+    warnings += real.remarks if real else ()
     judge = Judge(
         spec=classifier.spec,
         dreams=on_dreams,

@@ -23,6 +23,7 @@ from recover.journal import Journal
 from recover.masks import Masks, dense_masks
 from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, prepare, run_arguments
+from recover.remarks import worse_than_before
 from recover.report import RecoveryReport, StageRecord
 from recover.warm_start import masks_of_zeros, with_start
 from shared.device import describe_device
@@ -121,7 +122,13 @@ def recover_student(
         layers=tuple(masks.layers()),
         config=config.to_json(),
         provenance=_provenance(setup, eval_data, command),
-        warnings=(*setup.warnings, *mending_warnings(setup), *empty_layer_warnings(masks)),
+        warnings=(
+            *setup.warnings,
+            *(eval_data.remarks if eval_data else ()),
+            *mending_warnings(setup),
+            *empty_layer_warnings(masks),
+            *worse_than_before(stages),
+        ),
         classes=classes,
         costs=measure_costs(student, setup.teacher.network, setup.teacher.spec.image_shape),
     )
@@ -241,6 +248,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
         "dreams": {
             "path": str(setup.dreams.path),
             "digest": setup.dreams.manifest.digest(),
+            "synthetic": bool(setup.dreams.manifest.provenance.get("synthetic", True)),
             "num_images": setup.dreams.num_images,
             "num_train": len(setup.split.train),
             "num_held_out": len(setup.split.held_out),

@@ -9,6 +9,7 @@ import torch
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
+from recover.remarks import few_held_out
 from recover.student import origin_of_student
 from shared.device import resolve_device
 from shared.distributed import ALONE, Group
@@ -159,7 +160,7 @@ def _count(dreams: DreamSet, split: Split, config: RecoverConfig, num_classes: i
             f"dream set: {num_train} dreams are left to train on, "
             f"expected at least {LEAST_TRAIN_ROWS}; make more with dreamforge synth"
         )
-    warnings = []
+    warnings = few_held_out(len(split.held_out), dreams.num_images, config.holdout)
     if num_train < config.batch_size:
         warnings.append(
             f"{num_train} dreams to train on are fewer than --batch-size {config.batch_size}: "

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.checkpoint import checkpoint_from_bytes
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError
+from shared.errors import CheckpointError, ConfigError
 from shared.teacher import Teacher, load_teacher, teacher_from_checkpoint
 
 
@@ -24,13 +24,48 @@ def find_teacher(dreams: DreamSet, path: Path | None, **options: Any) -> Teacher
     recorded = dreams.manifest.teacher
     if path is not None:
         return load_teacher(path, spec=recorded, **options)
+    found = _teacher_at_hand(dreams, options)
+    if found is not None:
+        return found
+    raise ConfigError(
+        f"{dreams.path}: no embedded teacher, and none at the recorded path "
+        f"({recorded.path or 'none recorded'}); pass it with --teacher"
+    )
+
+
+def find_answering_teacher(
+    dreams: DreamSet, **options: Any
+) -> tuple[Teacher | None, tuple[str, ...]]:
+    """Return the teacher whose answers the dreams hold, if it is at hand, and remarks.
+
+    Nobody asked for it, and those answers do without it: one that cannot be used is no error.
+
+    Args:
+        dreams: The set.
+        **options: As for :func:`find_teacher`.
+
+    Raises:
+        ConfigError: If an option makes no sense.
+    """
+    try:
+        found = _teacher_at_hand(dreams, options)
+    except CheckpointError as error:
+        return None, (f"the teacher of {dreams.path} is not asked: {error}",)
+    if found is None or found.spec.fingerprint == dreams.manifest.teacher.fingerprint:
+        return found, ()
+    return None, (
+        f"the teacher of {dreams.path} is not asked: {found.spec.path or 'the embedded one'} has "
+        f"other weights by now, fingerprint {found.spec.fingerprint[:12]}",
+    )
+
+
+def _teacher_at_hand(dreams: DreamSet, options: dict[str, Any]) -> Teacher | None:
+    """Return the embedded teacher, else the one at the recorded path, None without either."""
+    recorded = dreams.manifest.teacher
     blob = dreams.teacher_blob()
     if blob is not None:
         checkpoint = checkpoint_from_bytes(blob, f"{dreams.path} (embedded teacher)")
         return teacher_from_checkpoint(checkpoint, spec=recorded, **options)
     if recorded.path is not None and Path(recorded.path).is_file():
         return load_teacher(recorded.path, spec=recorded, **options)
-    raise ConfigError(
-        f"{dreams.path}: no embedded teacher, and none at the recorded path "
-        f"({recorded.path or 'none recorded'}); pass it with --teacher"
-    )
+    return None

@@ -1,11 +1,15 @@
+import copy
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import IMAGE_SHAPE, blobs
+from conftest import IMAGE_SHAPE, QUADRANTS, blobs
 from dreamset_fixtures import tiny_spec, write_dream_set
 from PIL import Image
 from recover_fixtures import blob_dreams
@@ -61,6 +65,8 @@ def test_dreams_and_sparsity_are_all_that_is_needed(
     assert written == {"student.safetensors", "report.json", "metrics.jsonl"}
     for word in ("teacher", "pruned", "repaired", "recovered", "report: dreams-s0.8/report.json"):
         assert word in result.stdout
+    assert "on 12 held-out dreams" in " ".join(result.stdout.split())
+    assert result.stderr.count("recover: warning: only 12 dreams are held out") == 1
 
 
 def test_json_is_the_only_thing_on_stdout(
@@ -193,18 +199,82 @@ def test_a_saved_student_is_judged_as_in_its_report(
     assert record["num_dreams"] == report["provenance"]["dreams"]["num_held_out"]
 
 
+def evaluated(runner: CliRunner, student: Path, *arguments: object) -> dict[str, Any]:
+    words = ["eval", str(student), *map(str, arguments), "--device", "cpu", "--json"]
+    result = runner.invoke(main, words)
+    assert result.exit_code == 0, result.output
+    record: dict[str, Any] = json.loads(result.stdout)
+    return record
+
+
 def test_without_its_teacher_a_student_is_judged_by_the_stored_answers(
-    runner: CliRunner, index: Path, tmp_path: Path
+    runner: CliRunner, index: Path, tiny_teacher: Teacher, tmp_path: Path
 ) -> None:
     assert run(runner, "--dreams", index, "--out", tmp_path / "o").exit_code == 0
+    alone = blob_dreams(tmp_path, tiny_teacher).path
 
-    result = runner.invoke(main, ["eval", str(tmp_path / "o"), "--dreams", str(index), "--json"])
-    table = runner.invoke(main, ["eval", str(tmp_path / "o"), "--dreams", str(index)])
+    record = evaluated(runner, tmp_path / "o", "--dreams", alone)
+    table = runner.invoke(main, ["eval", str(tmp_path / "o"), "--dreams", str(alone)])
 
-    record = json.loads(result.stdout)
-    assert record["accuracy"] is None
+    assert record["accuracy"] is record["score"] is None
     assert record["agreement"] == record["agreement_on_dreams"]
+    assert record["warnings"] == []
     assert "sparsity" in table.stdout
+    assert f"agreement with the teacher on {record['num_dreams']} dreams" in table.stdout
+    assert "real images" not in table.stdout
+
+
+def test_a_student_is_judged_beside_the_teacher_in_the_set(
+    runner: CliRunner, index: Path, eval_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    assert run(runner, "--dreams", index, "--out", tmp_path / "o").exit_code == 0
+    data = ("--dreams", index, "--eval-data", eval_folder)
+
+    found = evaluated(runner, tmp_path / "o", *data)
+
+    assert found == evaluated(runner, tmp_path / "o", *data, "--teacher", teacher_file)
+    assert found["score"] is not None
+    assert found["num_real"] == 20
+
+
+def test_a_teacher_that_is_not_what_it_was_is_not_asked(
+    runner: CliRunner, index: Path, tiny_teacher: Teacher, tmp_path: Path
+) -> None:
+    assert run(runner, "--dreams", index, "--out", tmp_path / "o").exit_code == 0
+    moved = dataclasses.replace(tiny_teacher.spec, path=str(tmp_path / "teacher.safetensors"))
+    dreams = blob_dreams(tmp_path, Teacher(network=tiny_teacher.network, spec=moved)).path
+    other = copy.deepcopy(tiny_teacher.network)
+    next(other.parameters()).data += 1
+
+    warnings = []
+    for content in (to_safetensors(other, tiny_teacher.spec.to_json()), b"rubbish"):
+        (tmp_path / "teacher.safetensors").write_bytes(content)
+        record = evaluated(runner, tmp_path / "o", "--dreams", dreams)
+        assert record["score"] is None
+        assert record["agreement_on_dreams"] is not None
+        warnings += record["warnings"]
+
+    assert ["is not asked" in text for text in warnings] == [True, True]
+    assert "other weights by now" in warnings[0]
+
+
+def test_class_names_say_which_folder_is_which(
+    runner: CliRunner, index: Path, eval_folder: Path, tmp_path: Path
+) -> None:
+    assert run(runner, "--dreams", index, "--out", tmp_path / "o").exit_code == 0
+    folder, names = tmp_path / "real", tmp_path / "names.txt"
+    for old, new in zip(QUADRANTS, "zyxw", strict=True):
+        if (eval_folder / old).exists():
+            shutil.copytree(eval_folder / old, folder / new)
+    names.write_text("\n".join("zyxw"))
+
+    refused = runner.invoke(main, ["eval", str(tmp_path / "o"), "--eval-data", str(folder)])
+    named = ("--eval-data", folder, "--class-names", names)
+
+    assert refused.exit_code == 4
+    assert "called 'x', expected the teacher's class names (top left," in error_of(refused)
+    found = evaluated(runner, tmp_path / "o", *named)["accuracy"]
+    assert found == evaluated(runner, tmp_path / "o", "--eval-data", eval_folder)["accuracy"]
 
 
 def test_a_student_needs_something_to_be_judged_by(runner: CliRunner, tmp_path: Path) -> None:

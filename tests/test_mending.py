@@ -86,7 +86,7 @@ def test_a_run_records_it_as_repaired_and_distils_from_it(
     assert ("reconstruct" in stages) == ("reconstruct" in method)
     assert report.repaired.num_nonzero <= report.pruned.num_nonzero == report.num_kept
     assert report.recovered.num_nonzero <= report.num_kept
-    assert report.warnings == ()
+    assert not any("--reconstruct" in text for text in report.warnings)
     saved = safetensors.torch.load_file(tmp_path / "student.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
 

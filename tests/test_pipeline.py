@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +271,31 @@ def test_without_held_out_dreams_and_real_images_nothing_is_claimed(
 
     assert report.recovered.agreement is None
     assert report.recovered.accuracy is None
+
+
+def test_what_makes_the_figures_doubtful_is_in_the_report(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
+) -> None:
+    config = quick_config(sparsity=0.5, steps=2, lr=50.0, repair_images=64)
+    real = dataclasses.replace(real_images(), remarks=("the order is assumed",))
+
+    report = recover_student(config, tiny_teacher, dreams, real, tmp_path / "out")
+
+    assert any("only 12 dreams are held out" in text for text in report.warnings)
+    assert any("distilling made the student worse" in text for text in report.warnings)
+    assert "the order is assumed" in report.warnings
+
+
+def test_the_report_says_whether_the_dreams_are_synthetic(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
+) -> None:
+    imported = blob_dreams(tmp_path / "real", tiny_teacher, provenance={"synthetic": False})
+
+    for number, (images, synthetic) in enumerate([(dreams, True), (imported, False)]):
+        report = recover_student(
+            quick_config(steps=1), tiny_teacher, images, None, tmp_path / str(number)
+        )
+        assert report.provenance["dreams"]["synthetic"] is synthetic
 
 
 def test_a_student_reloads_into_the_plain_torchvision_class(

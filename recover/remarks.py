@@ -1,0 +1,49 @@
+"""What the reader of a run's figures must be told before they are believed: one sentence each."""
+
+from collections.abc import Mapping
+from math import sqrt
+
+from recover.report import StageRecord
+
+LEAST_HELD_OUT = 100  # dreams; agreement is then known to within 10 points
+MOST_LOST = 0.05  # of the agreement: a student that loses more by being taught is remarked on
+
+
+def few_held_out(num_held_out: int, num_dreams: int, holdout: float) -> list[str]:
+    """Return a sentence if no dreams are held out, or too few to tell much; else nothing.
+
+    Args:
+        num_held_out: Dreams to measure by.
+        num_dreams: All dreams of the set.
+        holdout: ``--holdout``.
+    """
+    if num_held_out >= LEAST_HELD_OUT:
+        return []
+    if num_held_out == 0:
+        return [
+            f"no dreams are held out (--holdout {holdout:g} of {num_dreams:,}): agreement on "
+            "dreams and the score are not measured"
+        ]
+    # Two standard errors of a fraction near one half, which are the largest there can be.
+    points = 100 / sqrt(num_held_out)
+    return [
+        f"only {num_held_out:,} dreams are held out: agreement on them is known to within "
+        f"{points:.0f} points; more dreams or a higher --holdout tell more"
+    ]
+
+
+def worse_than_before(stages: Mapping[str, StageRecord]) -> list[str]:
+    """Return a sentence if the taught student is clearly worse than what it was taught from.
+
+    Args:
+        stages: Those of a report; ``repaired`` and ``recovered`` are looked at.
+    """
+    before = stages["repaired"].agreement_on_dreams
+    after = stages["recovered"].agreement_on_dreams
+    if before is None or after is None or before - after <= MOST_LOST:
+        return []
+    return [
+        f"distilling made the student worse: {100 * after:.2f} % agreement with the teacher on "
+        f"held-out dreams, {100 * before:.2f} % before its first step; it takes more --steps, or a "
+        "lower --lr"
+    ]
