@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,13 @@ class Checkpoint:
         metadata: Plain values: the record our own files carry, or whatever scalars and strings
             stood beside the state dict.
         path: The file, or None for weights from a dream set.
+        notes: What was chosen of several things in the file, one sentence each.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -71,14 +73,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with path.open("rb") as stream:
             metadata = _safetensors_metadata(stream.read(8), stream.read, str(path))
         tensors = _guard_safetensors(lambda: safetensors.torch.load_file(path), str(path))
+        notes: tuple[str, ...] = ()
     elif head.startswith(_ZIP_MAGIC):
         _refuse_foreign_zip(path)
-        tensors, metadata = unnest(_unpickle(path, mmap=True), str(path))
+        tensors, metadata, notes = unnest(_unpickle(path, mmap=True), str(path))
     elif head.startswith(b"\x80"):
-        tensors, metadata = unnest(_unpickle(path, mmap=False), str(path))
+        tensors, metadata, notes = unnest(_unpickle(path, mmap=False), str(path))
     else:
         raise CheckpointError(f"{path}: {_describe_foreign(head)}")
-    return _checked(tensors, metadata, path, str(path))
+    return replace(_checked(tensors, metadata, path, str(path)), notes=notes)
 
 
 def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:

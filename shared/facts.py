@@ -46,6 +46,10 @@ class Facts:
             )
         return given
 
+    def is_only_in_set(self, name: str) -> bool:
+        """Tell whether the dream set alone says the fact: neither the user nor the checkpoint."""
+        return name in self._set and name not in self._arguments and name not in self._recorded
+
     def architecture(self) -> str | None:
         """Return the architecture's name where a source has it.
 
@@ -73,7 +77,7 @@ class Facts:
         if found is None:
             height, width = candidate.usual().size
             self._note(
-                f"image size {height}x{width}, the usual one of {candidate.name}; "
+                f"image size {height}x{width}, {_why(candidate, 'one')}; "
                 "--image-size says otherwise"
             )
             return height, width
@@ -91,7 +95,7 @@ class Facts:
             usual = candidate.usual()
             for name in missing:
                 found[name] = getattr(usual, name) if channels == len(usual.mean) else (0.5,)
-            why = f"the usual ones of {candidate.name}" if channels == 3 else "for want of better"
+            why = _why(candidate, "ones") if channels == 3 else "for want of better"
             values = " and ".join(f"{name} {_short(found[name])}" for name in missing)
             self._note(f"{values}, {why}; --mean and --std say otherwise")
         return _per_channel("--mean", found["mean"], channels), _per_channel(
@@ -167,6 +171,13 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "std": ("std", _read_std),
     "class_names": ("class_names", _read_names),
 }
+
+
+def _why(candidate: Candidate, what: str) -> str:
+    """Say where an assumption comes from; of somebody's own network nothing is known."""
+    if is_factory(candidate.name):
+        return f"a guess, since nothing is known of {candidate.name}"
+    return f"the usual {what} of {candidate.name}"
 
 
 def _per_channel(flag: str, values: Sequence[float], channels: int) -> tuple[float, ...]:

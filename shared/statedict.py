@@ -1,7 +1,8 @@
 """The state dict inside what a file holds: unwrapped, its names plain, its tensors sound."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,32 +28,62 @@ _MAX_NESTING = 4
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
-def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state dict inside ``value`` and the plain values beside it.
+def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """Return the state dict inside ``value``, the plain values beside it, and notes.
 
     Args:
         value: What a pickle held: a state dict, or dicts around one, as training scripts write.
         origin: Names the file in errors.
 
+    Returns:
+        The third says which weights were taken where there are others, too.
+
     Raises:
         CheckpointError: If it is no dict at all.
     """
     metadata: dict[str, Any] = {}
+    notes: list[str] = []
     for _ in range(_MAX_NESTING):  # a pickle can hold itself
         if not isinstance(value, Mapping):
             break
         metadata |= _plain_values(value)
-        inner = next((value[key] for key in _NESTS if isinstance(value.get(key), Mapping)), None)
-        if inner is None:
+        nest = next((key for key in _NESTS if isinstance(value.get(key), Mapping)), None)
+        if nest is None:
             break
-        value = inner
+        notes += _chosen(value, nest)
+        value = value[nest]
     if not isinstance(value, Mapping):
         raise CheckpointError(
             f"{origin}: holds a {type(value).__name__}, expected a state dict: names and tensors"
         )
     tensors = {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
     tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel
-    return tensors, metadata
+    return tensors, metadata, tuple(notes)
+
+
+def _chosen(record: Mapping[Any, Any], nest: str) -> list[str]:
+    """Say so where another key holds a network's weights, too."""
+    others = [
+        str(key)
+        for key, value in record.items()
+        if key != nest and isinstance(value, Mapping) and _has_norms(value)
+    ]
+    if not others:
+        return []
+    return [
+        f"took the weights under {nest!r}; {others[0][:60]!r} has some, too: to use those, "
+        f"torch.save(torch.load(PATH)[{others[0][:60]!r}], NEW) and pass NEW"
+    ]
+
+
+def _has_norms(value: Mapping[Any, Any]) -> bool:
+    """Tell whether BatchNorm statistics are in a dict, or in the state dict inside it."""
+    inside = (value.get(key) for key in _NESTS)
+    return any(
+        isinstance(name, str) and name.endswith("running_mean")
+        for names in (value, *(inner for inner in inside if isinstance(inner, Mapping)))
+        for name in names
+    )
 
 
 def _plain_values(record: Mapping[Any, Any]) -> dict[str, Any]:
@@ -79,6 +110,30 @@ def strip_prefixes(names: list[str]) -> list[str]:
 def with_plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under the names of :func:`strip_prefixes`."""
     return dict(zip(strip_prefixes(list(tensors)), tensors.values(), strict=True))
+
+
+def under_shared_prefix(
+    tensors: Mapping[str, Tensor],
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield every prefix that all BatchNorm layers share, and the tensors under it, freed of it.
+
+    A network that was part of a larger one (``backbone.``, ``model.encoder.``) is under one of
+    them; what is not (a loss with weights, counters of metrics) did not belong to it. The shortest
+    prefix comes first.
+    """
+    parents = [name.split(".")[:-2] for name in tensors if name.endswith(".running_mean")]
+    shared = parents[0] if parents else []
+    for parent in parents:
+        same = (a == b for a, b in zip(shared, parent, strict=False))
+        shared = shared[: sum(itertools.takewhile(bool, same))]
+    for depth in range(1, len(shared) + 1):
+        prefix = ".".join(shared[:depth]) + "."
+        inside = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        yield prefix, inside
 
 
 def problem_of(tensor: Tensor) -> str | None:

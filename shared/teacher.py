@@ -11,29 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shared.architectures import (
-    Candidate,
-    Match,
-    build_skeleton,
-    comparable,
-    find_candidate,
-    identify,
-    match_candidate,
-    require_batch_norm,
-    set_input_channels,
-)
+from shared.architectures import comparable, require_batch_norm
 from shared.checkpoint import Checkpoint, load_checkpoint
-from shared.errors import CheckpointError, ConfigError
+from shared.errors import CheckpointError
 from shared.facts import Facts
+from shared.fitting import build_around, count_logits, find_architecture, refuse_one_logit
 from shared.metrics import channel_statistics, predict
-from shared.odd_layers import refuse_odd_layers, replace_odd_norms
+from shared.odd_layers import refuse_odd_layers
 from shared.spec import TeacherSpec
-from shared.statedict import strip_prefixes
-
-_MAX_CHECKED_PIXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,8 +110,10 @@ def teacher_from_checkpoint(
         needs_batch_norm: Refuse a network without: it cannot be inverted.
 
     Raises:
-        CheckpointError: If the weights fit no architecture, or not the named one.
+        CheckpointError: If the weights fit no architecture, or not the named one; or if they
+            answer with a single logit.
         ConfigError: If an argument is wrong.
+        IncompatibleError: If they do not fit the architecture that ``spec`` alone names.
     """
     origin = str(checkpoint.path or "embedded weights")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -139,25 +128,27 @@ def teacher_from_checkpoint(
     try:
         if needs_batch_norm:
             require_batch_norm(checkpoint.tensors)
-        candidate, match = _match(checkpoint, facts)
-        network, replaced = _build(candidate, match, checkpoint.tensors)
+        candidate, match, tensors = find_architecture(checkpoint, facts, origin)
+        network, replaced = build_around(candidate, match, tensors)
         refuse_odd_layers(network)
+        refuse_one_logit(match)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
     shape = (match.in_channels, *facts.image_size(candidate))
-    _check_forward(network, shape, match)
+    num_classes = count_logits(network, shape, match)
     mean, std = facts.normalization(candidate, match.in_channels)
     chosen = TeacherSpec(
         architecture=match.architecture,
-        num_classes=match.num_classes,
+        num_classes=num_classes,
         image_shape=shape,
         mean=mean,
         std=std,
-        class_names=facts.class_names(match.num_classes),
+        class_names=facts.class_names(num_classes),
         fingerprint=fingerprint(network),
-        path=str(checkpoint.path.resolve()) if checkpoint.path else None,
+        path=str(checkpoint.path) if checkpoint.path else None,
         assumptions=(
-            *_converted(checkpoint.tensors),
+            *checkpoint.notes,
+            *_converted(tensors),
             *replaced,
             *match.assumptions,
             *facts.notes,
@@ -188,69 +179,6 @@ def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
-
-
-def _match(checkpoint: Checkpoint, facts: Facts) -> tuple[Candidate, Match]:
-    name = facts.architecture()
-    if name is None:
-        size = facts.find("image_size")
-        match = identify(checkpoint.tensors, facts.hint(checkpoint.path), size)
-        return find_candidate(match.architecture), match
-    candidate = find_candidate(name)
-    return candidate, match_candidate(candidate, checkpoint.tensors)
-
-
-def _build(
-    candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]
-) -> tuple[nn.Module, list[str]]:
-    """Build the network around copies of the tensors, without initialising it first."""
-    replaced: list[str] = []
-
-    def build() -> nn.Module:
-        network = candidate.build(match.num_classes)
-        set_input_channels(network, match.in_channels)
-        replaced.extend(replace_odd_norms(network))
-        return network
-
-    network = build_skeleton(build)
-    expected = network.state_dict()
-    # A network of one's own may have a prefix that the checkpoint's names were freed of.
-    plain = dict(zip(strip_prefixes(list(expected)), expected, strict=True))
-    weights = {
-        plain[name]: tensor.to(expected[plain[name]].dtype, copy=True).contiguous()
-        for name, tensor in tensors.items()
-        if name in plain
-    }
-    counters = {
-        name: torch.zeros((), dtype=torch.int64) for name in expected if name not in weights
-    }
-    network.load_state_dict(weights | counters, strict=True, assign=True)
-    return network, replaced
-
-
-def _check_forward(network: nn.Module, shape: tuple[int, int, int], match: Match) -> None:
-    """Send one image through the network: does the size fit, are logits what comes out?"""
-    # Without memory where images are huge, whatever a file says of its image size; not always,
-    # because PyTorch then loads a second and a half of Python first.
-    device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
-    tensors = {name: tensor.to(device) for name, tensor in network.state_dict().items()}
-    image = torch.zeros(1, *shape, device=device)
-    try:
-        with torch.no_grad():
-            logits = functional_call(network.eval(), tensors, (image,))
-    except Exception as error:  # whatever somebody's forward may raise
-        reason = " ".join(str(error).split())[:120]
-        raise ConfigError(
-            f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
-            f"channels ({reason}); set --image-size"
-        ) from error
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != (1, match.num_classes):
-        raise ConfigError(
-            f"{match.architecture} answers one image with {found}, expected one tensor of logits, "
-            f"(1, {match.num_classes}); of several heads, let a factory (--arch package.module:"
-            "factory) return the one to invert"
-        )
 
 
 def _converted(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -9,22 +9,31 @@ from shared.architectures.catalog import (
 )
 from shared.architectures.identify import (
     Match,
+    NoFitError,
     comparable,
     identify,
     match_candidate,
     require_batch_norm,
 )
-from shared.architectures.skeleton import build_skeleton, set_input_channels
+from shared.architectures.skeleton import (
+    build_in_memory,
+    build_skeleton,
+    has_values_of_its_own,
+    set_input_channels,
+)
 
 __all__ = [
     "ARCHITECTURES",
     "Candidate",
     "Match",
+    "NoFitError",
     "Preprocessing",
+    "build_in_memory",
     "build_network",
     "build_skeleton",
     "comparable",
     "find_candidate",
+    "has_values_of_its_own",
     "identify",
     "is_factory",
     "match_candidate",

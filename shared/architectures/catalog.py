@@ -37,6 +37,7 @@ ARCHITECTURES: dict[str, Candidate] = {
 }
 _TIMM_NAME = re.compile(r"timm:([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?)")
 _FACTORY_NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_CONTRACT = "factories are called with num_classes=..., or with nothing where they do not take it"
 
 
 def is_factory(architecture: str) -> bool:
@@ -119,17 +120,54 @@ def _factory_candidate(architecture: str) -> Candidate:
         sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(match[1]), match[2])
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(f"architecture {architecture!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # importing runs whatever the module says
+        raise ConfigError(
+            f"architecture {architecture!r} cannot be imported: {_described(error)}"
+        ) from error
+    if not callable(factory):
+        raise ConfigError(
+            f"architecture {architecture!r} is of type {type(factory).__name__}, expected a class "
+            f"or a function: {_CONTRACT}"
+        )
     return Candidate(name=architecture, build=partial(_call_factory, architecture, factory))
 
 
 def _call_factory(name: str, factory: Callable[..., Any], num_classes: int) -> nn.Module:
-    """Call with ``num_classes`` where the factory takes it, else with nothing."""
-    parameters = inspect.signature(factory).parameters.values()
-    takes_it = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
-    network = factory(num_classes=num_classes) if takes_it else factory()
+    """Call with ``num_classes`` where the factory takes it, else with nothing.
+
+    Raises:
+        ConfigError: Whatever it raises, if it wants other arguments, or returns no network.
+    """
+    arguments = _arguments(name, factory, num_classes)
+    try:
+        network = factory(**arguments)
+    except (Exception, SystemExit) as error:
+        given = "".join(f"{key}={value}" for key, value in arguments.items())
+        raise ConfigError(
+            f"architecture {name!r}: called with ({given}), it raised {_described(error)}"
+        ) from error
     if not isinstance(network, nn.Module):
         found = type(network).__name__
         raise ConfigError(f"architecture {name!r} returned a {found}, expected an nn.Module")
     return network
+
+
+def _arguments(name: str, factory: Callable[..., Any], num_classes: int) -> dict[str, int]:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of code that is not Python
+        return {}
+    parameters = signature.parameters.values()
+    takes_it = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+    arguments = {"num_classes": num_classes} if takes_it else {}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"architecture {name!r}: {error}; write a function that gives it, for {_CONTRACT}"
+        ) from error
+    return arguments
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

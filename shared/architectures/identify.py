@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared.architectures.candidate import Candidate
 from shared.architectures.catalog import ARCHITECTURES, find_candidate, timm_names
-from shared.architectures.skeleton import build_skeleton, first_convolution
+from shared.architectures.skeleton import build_for_names, first_convolution
 from shared.errors import CheckpointError
 from shared.statedict import with_plain_names
 
@@ -16,6 +16,15 @@ from shared.statedict import with_plain_names
 # of the head are exactly those whose first dimension it is.
 _PROBE_CLASSES = 977
 _SMALL_IMAGE = 64  # pixels; below it the CIFAR version of a network is the likelier one
+
+
+class NoFitError(CheckpointError):
+    """Tensors that do not fit; ``num_wrong`` of them, or of the architecture's, are the reason."""
+
+    def __init__(self, message: str, num_wrong: int) -> None:
+        """Keep the number: of several such errors, that with the smallest says most."""
+        super().__init__(message)
+        self.num_wrong = num_wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ def identify(
     """
     require_batch_norm(tensors)
     matches: list[Match] = []
-    reasons: list[str] = []
+    reasons: list[NoFitError] = []
     for candidate in ARCHITECTURES.values():
         if _has_marker(candidate, tensors):
             _try(candidate, tensors, matches, reasons)
@@ -59,7 +68,7 @@ def identify(
         for name in _hinted_timm_names(hint):
             _try(find_candidate(f"timm:{name}"), tensors, matches, reasons)
     if not matches:
-        raise CheckpointError(_nothing_fits(tensors, reasons))
+        raise _nothing_fits(tensors, reasons)
     return _choose(matches, hint, image_size)
 
 
@@ -67,9 +76,10 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
     """Return number of classes and input channels if the tensors fit the candidate.
 
     Raises:
-        CheckpointError: Naming the first tensor that does not fit.
+        NoFitError: Naming the first tensor that does not fit.
+        ConfigError: If it is somebody's factory, and does not work.
     """
-    skeleton = build_skeleton(lambda: candidate.build(_PROBE_CLASSES))
+    skeleton = build_for_names(lambda: candidate.build(_PROBE_CLASSES))
     state = skeleton.state_dict()
     expected = comparable(with_plain_names(state))
     found = comparable(tensors, left_out=candidate.left_out)
@@ -87,11 +97,11 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
         if name == stem_weight and len(actual) == 4:
             shape = (shape[0], actual[1], *shape[2:])
         if shape != actual:
-            raise CheckpointError(f"{candidate.name}: {name} is {actual}, expected {shape}")
+            raise NoFitError(f"{candidate.name}: {name} is {actual}, expected {shape}", 1)
     if not num_classes:  # a factory of one's own with a fixed head, defined last
         num_classes = {*list(expected.values())[-1][:1]}
     if len(num_classes) != 1:
-        raise CheckpointError(f"{candidate.name}: heads of {sorted(num_classes)} classes")
+        raise NoFitError(f"{candidate.name}: heads of {sorted(num_classes)} classes", 1)
     return Match(
         architecture=candidate.name,
         num_classes=num_classes.pop(),
@@ -121,12 +131,15 @@ def comparable(
 
 
 def _try(
-    candidate: Candidate, tensors: Mapping[str, Tensor], matches: list[Match], reasons: list[str]
+    candidate: Candidate,
+    tensors: Mapping[str, Tensor],
+    matches: list[Match],
+    reasons: list[NoFitError],
 ) -> None:
     try:
         matches.append(match_candidate(candidate, tensors))
-    except CheckpointError as error:
-        reasons.append(str(error))
+    except NoFitError as error:
+        reasons.append(error)
 
 
 def _has_marker(candidate: Candidate, tensors: Mapping[str, Tensor]) -> bool:
@@ -141,15 +154,15 @@ def _compare_names(
 ) -> None:
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
+    said = []
     if missing:
-        raise CheckpointError(
-            f"{architecture}: {len(missing)} of its {len(expected)} tensors are missing, "
-            f"first {missing[0]}"
+        said.append(
+            f"{len(missing)} of its {len(expected)} tensors are missing, first {missing[0]}"
         )
     if extra:
-        raise CheckpointError(
-            f"{architecture}: {len(extra)} tensors too many, first {extra[0][:80]!r}"
-        )
+        said.append(f"{len(extra)} tensors too many, first {extra[0][:80]!r}")
+    if said:
+        raise NoFitError(f"{architecture}: {'; '.join(said)}", len(missing) + len(extra))
 
 
 def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None) -> Match:
@@ -192,11 +205,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[str]) -> str:
+def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> NoFitError:
     if reasons:
-        return f"no known architecture has these tensors; nearest is {reasons[0]}; see --arch"
+        nearest = min(reasons, key=lambda reason: reason.num_wrong)
+        return NoFitError(
+            f"no known architecture has these tensors; nearest is {nearest}; see --arch",
+            nearest.num_wrong,
+        )
     names = ", ".join(repr(name[:60]) for name in list(tensors)[:2])
-    return (
+    return NoFitError(
         f"no known architecture has these {len(tensors)} tensors ({names} ...); name it with "
-        "--arch: a torchvision name, timm:NAME or package.module:factory"
+        "--arch: a torchvision name, timm:NAME or package.module:factory",
+        len(tensors),
     )

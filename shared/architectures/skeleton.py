@@ -40,6 +40,32 @@ def build_skeleton(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
+def build_for_names(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what ``build`` returns, to read names and shapes: without memory where that works.
+
+    Somebody's constructor may compute with what it makes (``.item()``, ``.numpy()``).
+    """
+    try:
+        return build_skeleton(build)
+    except Exception:  # noqa: BLE001  whatever it is, it is raised again if it is not the memory
+        return build_in_memory(build)
+
+
+def build_in_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return what ``build`` returns, on the CPU; the global random stream goes on as if it did not.
+
+    Its buffers and plain attributes have the values that its constructor gave them.
+    """
+    with torch.random.fork_rng(devices=()):
+        return build().cpu()
+
+
+def has_values_of_its_own(network: nn.Module) -> bool:
+    """Tell whether a network has buffers that no checkpoint holds: a skeleton's have no values."""
+    names = network.state_dict().keys()
+    return any(name not in names for name, _ in network.named_buffers())
+
+
 def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """Return name and module of the first convolution in module order: the one images enter."""
     for name, module in network.named_modules():

@@ -1,0 +1,175 @@
+"""Weights become a network: which of a file's tensors, which architecture, which answers."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from shared.architectures import (
+    Candidate,
+    Match,
+    NoFitError,
+    build_in_memory,
+    build_skeleton,
+    find_candidate,
+    has_values_of_its_own,
+    identify,
+    is_factory,
+    match_candidate,
+    set_input_channels,
+)
+from shared.checkpoint import Checkpoint
+from shared.errors import CheckpointError, ConfigError, IncompatibleError
+from shared.facts import Facts
+from shared.odd_layers import replace_odd_norms
+from shared.statedict import strip_prefixes, under_shared_prefix
+
+_MAX_CHECKED_PIXELS = 2**20
+
+
+def find_architecture(
+    checkpoint: Checkpoint, facts: Facts, origin: str
+) -> tuple[Candidate, Match, Mapping[str, Tensor]]:
+    """Return what the weights belong to, and those among them that do.
+
+    Args:
+        checkpoint: Weights, perhaps of more than the network.
+        facts: Says the architecture, or what helps to find it.
+        origin: Names the checkpoint in errors.
+
+    Raises:
+        NoFitError: If they fit no architecture, or not the one that is named.
+        CheckpointError: If only the file names it, and it is somebody's code.
+        ConfigError: If there is no such architecture, or somebody's factory does not work.
+        IncompatibleError: If the dream set alone names it, and they do not fit.
+    """
+    name = facts.architecture()
+
+    def fit(tensors: Mapping[str, Tensor]) -> tuple[Candidate, Match]:
+        if name is not None:
+            return (candidate := find_candidate(name)), match_candidate(candidate, tensors)
+        match = identify(tensors, facts.hint(checkpoint.path), facts.find("image_size"))
+        return find_candidate(match.architecture), match
+
+    refusals: list[NoFitError] = []
+    try:
+        return *fit(checkpoint.tensors), checkpoint.tensors
+    except NoFitError as error:
+        refusals.append(error)
+    for prefix, tensors in under_shared_prefix(checkpoint.tensors):
+        try:
+            candidate, match = fit(tensors)
+        except NoFitError as error:
+            refusals.append(error)
+            continue
+        left_out = [name for name in checkpoint.tensors if not name.startswith(prefix)]
+        return candidate, _with_left_out(match, prefix, left_out), tensors
+    nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
+    if facts.is_only_in_set("architecture"):
+        raise IncompatibleError(
+            f"{origin}: {_what_it_is(checkpoint)}, and the dreams were made from a {name}: another "
+            f"network ({nearest}); pass the teacher that the dreams were made from"
+        )
+    raise nearest
+
+
+def refuse_one_logit(match: Match) -> None:
+    """Raise CheckpointError for a sigmoid's single logit; a factory may make two of it."""
+    if match.num_classes == 1 and not is_factory(match.architecture):
+        raise CheckpointError(
+            "its head has a single logit, for a sigmoid; expected a softmax over two classes at "
+            "least; let a factory (--arch package.module:factory) return a network whose forward "
+            "answers with two logits, [0, z]"
+        )
+
+
+def build_around(
+    candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]
+) -> tuple[nn.Module, list[str]]:
+    """Return the network with copies of the tensors, float32 as a rule, and notes.
+
+    It is not initialised first, where that can be helped.
+    """
+    replaced: list[str] = []
+
+    def build() -> nn.Module:
+        network = candidate.build(match.num_classes)
+        set_input_channels(network, match.in_channels)
+        replaced[:] = replace_odd_norms(network)
+        return network
+
+    # What somebody's constructor computes, apart from weights, is needed as it is.
+    network = (build_in_memory if is_factory(candidate.name) else build_skeleton)(build)
+    if has_values_of_its_own(network):
+        network = build_in_memory(build)
+    expected = network.state_dict()
+    # A network of one's own may have a prefix that the checkpoint's names were freed of.
+    plain = dict(zip(strip_prefixes(list(expected)), expected, strict=True))
+    weights = {
+        plain[name]: tensor.to(expected[plain[name]].dtype, copy=True).contiguous()
+        for name, tensor in tensors.items()
+        if name in plain
+    }
+    counters = {
+        name: torch.zeros((), dtype=torch.int64) for name in expected if name not in weights
+    }
+    state = OrderedDict(weights | counters)
+    # MNASNet refuses weights that do not say of which version of its code they are: of this one.
+    state._metadata = expected._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(state, strict=True, assign=True)
+    return network, replaced
+
+
+def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> int:
+    """Send one image of ``shape`` ``(C, H, W)`` through: does it fit, are logits what comes out?
+
+    Returns:
+        The number of logits: the head's, or two that a factory makes of a single one.
+
+    Raises:
+        ConfigError: If not.
+    """
+    # Without memory where images are huge, whatever a file says of its image size; not always,
+    # because PyTorch then loads a second and a half of Python first.
+    device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
+    values = {**dict(network.named_buffers()), **network.state_dict()}
+    tensors = {name: tensor.to(device) for name, tensor in values.items()}
+    image = torch.zeros(1, *shape, device=device)
+    try:
+        with torch.no_grad():
+            logits = functional_call(network.eval(), tensors, (image,))
+    except Exception as error:  # whatever somebody's forward may raise
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
+            f"channels ({reason}); set --image-size"
+        ) from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    num_classes = max(2, match.num_classes)
+    if found != (1, num_classes):
+        raise ConfigError(
+            f"{match.architecture} answers one image with {found}, expected one tensor of logits, "
+            f"(1, {num_classes}); of several heads, let a factory (--arch package.module:"
+            "factory) return the one to invert, and of a single logit z two, [0, z]"
+        )
+    return num_classes
+
+
+def _with_left_out(match: Match, prefix: str, left_out: Sequence[str]) -> Match:
+    if not left_out:
+        return match
+    note = (
+        f"left out {len(left_out)} tensors beside the network, whose names begin with {prefix!r}; "
+        f"the first is {left_out[0][:60]!r}"
+    )
+    return replace(match, assumptions=(*match.assumptions, note))
+
+
+def _what_it_is(checkpoint: Checkpoint) -> str:
+    try:
+        return f"holds a {identify(checkpoint.tensors).architecture}"
+    except CheckpointError:
+        return "holds other tensors"
