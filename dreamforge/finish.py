@@ -1,7 +1,7 @@
 """The end of a run: the index, from the shards that are there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,21 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
         if not facts.embed_teacher or read_teacher(out) is not None:
             return found
         before = found
+    embed = facts.embed_teacher or (before is not None and read_teacher(out) is not None)
+    spec = facts.teacher.spec
+    if embed and spec.path is not None:  # nobody will look there: folders' names stay at home
+        spec = replace(spec, path=Path(spec.path).name)
     labels, quality = _answers(facts.shards)
     manifest = Manifest(
         num_images=sum(info.num_images for info in infos),
         shards=infos,
-        teacher=facts.teacher.spec,
+        teacher=spec,
         synthesis=facts.attributes["synthesis"],
         provenance=_provenance(facts.provenance, spent, before),
         quality=quality,
     )
-    embed = facts.embed_teacher or (before is not None and read_teacher(out) is not None)
-    network, record = facts.teacher.network, facts.teacher.spec.to_json()
-    write_index(out, manifest, labels, teacher=to_safetensors(network, record) if embed else None)
+    blob = to_safetensors(facts.teacher.network, spec.to_json()) if embed else None
+    write_index(out, manifest, labels, teacher=blob)
     return manifest
 
 

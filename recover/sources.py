@@ -66,6 +66,10 @@ def _teacher_at_hand(dreams: DreamSet, options: dict[str, Any]) -> Teacher | Non
     if blob is not None:
         checkpoint = checkpoint_from_bytes(blob, f"{dreams.path} (embedded teacher)")
         return teacher_from_checkpoint(checkpoint, spec=recorded, **options)
-    if recorded.path is not None and Path(recorded.path).is_file():
-        return load_teacher(recorded.path, spec=recorded, **options)
+    if recorded.path is None:
+        return None
+    # As it was given to dreamforge: relative to the folder of that command, perhaps of the set.
+    for path in (Path(recorded.path), dreams.path.parent / recorded.path):
+        if path.is_file():
+            return load_teacher(path, spec=recorded, **options)
     return None

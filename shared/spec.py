@@ -22,7 +22,7 @@ class TeacherSpec:
         std: Per channel, positive.
         class_names: One per class, in the order of the logits, or None where unknown.
         fingerprint: Hexadecimal sha256 of the weights, see :func:`shared.teacher.fingerprint`.
-        path: Where the weights were read from, or None.
+        path: Where the weights were read from, as it was given, or None.
         assumptions: What the checkpoint did not say and was assumed, one sentence each.
     """
 

@@ -14,6 +14,7 @@ from dreamforge.forge import synthesize
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.files import sha256_of
+from shared.teacher import load_teacher
 from shared.workers import Worker
 
 CPU = torch.device("cpu")
@@ -207,3 +208,22 @@ def test_kill_minus_nine_and_the_same_command_again_give_the_undisturbed_bytes(
     run("undisturbed", kill=False)
 
     assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
+
+
+def test_folders_of_the_teacher_are_recorded_as_given_and_not_with_its_weights(
+    tiny_teacher, tiny_config, tmp_path
+):
+    spec = dataclasses.replace(tiny_teacher.spec, path="private/place/teacher.pt")
+    teacher = dataclasses.replace(tiny_teacher, spec=spec)
+
+    for embed, path in ((False, "private/place/teacher.pt"), (True, "teacher.pt")):
+        out = tmp_path / f"{embed}.h5"
+        synthesize(teacher, tiny_config, out, CPU, embed_teacher=embed)
+        assert DreamSet.open(out).manifest.teacher.path == path
+        assert (b"private" in out.read_bytes()) is not embed
+
+
+def test_a_loaded_teacher_says_the_path_it_was_given(teacher_file, monkeypatch):
+    monkeypatch.chdir(teacher_file.parent)
+
+    assert load_teacher(teacher_file.name).spec.path == teacher_file.name
