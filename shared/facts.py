@@ -13,6 +13,8 @@ from shared.architectures import ARCHITECTURES, Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.spec import TeacherSpec
 
+_MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
+
 
 class Facts:
     """The sources of facts in order of precedence; ``notes`` collects what had to be assumed.
@@ -30,7 +32,7 @@ class Facts:
         self.notes: list[str] = []
         self._metadata = metadata
         self._arguments = {name: value for name, value in arguments.items() if value is not None}
-        self._recorded = self._read(metadata)
+        self._recorded = self._without_bytes(self._read(metadata))
         self._set = {} if spec is None else self._read(spec.to_json())
 
     def find(self, name: str) -> Any:
@@ -90,6 +92,13 @@ class Facts:
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and std per channel, where nothing says them the usual ones."""
         found = {"mean": self.find("mean"), "std": self.find("std")}
+        for name in ("mean", "std"):
+            given = self._arguments.get(name)
+            if given is not None and _are_of_bytes(given):
+                raise ConfigError(
+                    f"--{name}: found {_short(given)}, expected that of pixels in [0, 1]; divide "
+                    f"by 255: --{name} {_divided(given)}"
+                )
         missing = [name for name, values in found.items() if values is None]
         if missing:
             usual = candidate.usual()
@@ -125,6 +134,20 @@ class Facts:
                 self._note(f"recorded {key} ignored: found {_short(record[key])}")
         return facts
 
+    def _without_bytes(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts of a checkpoint without mean and std of pixels from 0 to 255, aloud.
+
+        A dream set's are what its images were made with, whatever they are.
+        """
+        for name in ("mean", "std"):
+            if name in facts and _are_of_bytes(facts[name]):
+                numbers = facts.pop(name)
+                self._note(
+                    f"recorded {name} ignored: found {_short(numbers)}, which is of pixels from 0 "
+                    f"to 255, expected that of pixels in [0, 1]: --{name} {_divided(numbers)}?"
+                )
+        return facts
+
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
@@ -155,6 +178,18 @@ def _read_numbers(value: Any) -> tuple[float, ...] | None:
 def _read_std(value: Any) -> tuple[float, ...] | None:
     numbers = _read_numbers(value)
     return numbers if numbers and min(numbers) > 0 else None
+
+
+def _are_of_bytes(numbers: Sequence[float]) -> bool:
+    """Tell whether a mean or std must be of pixels from 0 to 255.
+
+    Inputs in any usual range are reached from pixels in [0, 1] with less than :data:`_MOST`.
+    """
+    return max(map(abs, numbers), default=0.0) > _MOST
+
+
+def _divided(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number / 255:.4g}" for number in numbers[:8])
 
 
 def _read_names(value: Any) -> tuple[str, ...] | None:

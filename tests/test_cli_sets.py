@@ -46,6 +46,9 @@ def same(found: DreamBatch, expected: DreamBatch) -> bool:
 def test_info_says_what_is_in_the_set(runner, dreams):
     text = run(runner, "info", dreams).stdout
     assert "24 of 3x8x8" in text
+    assert "8x8, 3 channels" in text
+    assert "0.5, 0.5, 0.5 for pixels in [0, 1]" in text
+    assert "0.25, 0.25, 0.25 for pixels in [0, 1]" in text
     assert "2.00 h" in text
     assert read_index(dreams).manifest.digest() in "".join(re.findall(r"[0-9a-f]+", text))
     assert "CC0-1.0" in text

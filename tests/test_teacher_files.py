@@ -309,3 +309,49 @@ def test_a_teacher_of_another_architecture_does_not_belong_to_the_dreams() -> No
     assert "\n" not in str(caught.value)
     given: Teacher = teacher_from_checkpoint(checkpoint, spec=recorded, architecture="resnet8")
     assert given.spec.architecture == "resnet8"
+
+
+OF_BYTES = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_of_bytes_are_refused_with_what_they_are_for_pixels(name: str) -> None:
+    checkpoint = Checkpoint(tensors=mobile(), metadata={})
+    quotient = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}[name]
+
+    with pytest.raises(ConfigError, match=f"divide by 255: --{name} {quotient}") as caught:
+        teacher_from_checkpoint(checkpoint, **{name: OF_BYTES[name]})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_recorded_statistics_of_bytes_are_not_taken_and_that_is_said() -> None:
+    checkpoint = Checkpoint(tensors=mobile(), metadata=OF_BYTES)
+
+    spec = teacher_from_checkpoint(checkpoint).spec
+
+    assert spec.mean == (0.485, 0.456, 0.406)
+    for name in ("mean", "std"):
+        ignored = [text for text in spec.assumptions if text.startswith(f"recorded {name} ignored")]
+        assert len(ignored) == 1
+        assert f"--{name} 0." in ignored[0]
+    given = teacher_from_checkpoint(checkpoint, mean=[0.5], std=[0.5]).spec
+    assert (given.mean, given.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5], [0.5]),
+        ([0.0], [1.0]),
+        ([0.0], [1 / 255]),  # a network that takes bytes
+        ([0.485, 0.456, 0.406], [1 / 255] * 3),  # and one that takes them less their mean
+        ([-0.1, 0.0, 1.1], [0.01, 0.3, 2.0]),
+    ],
+)
+def test_unusual_but_possible_statistics_are_taken(mean: list[float], std: list[float]) -> None:
+    for source in ({"mean": mean, "std": std}, {}):
+        options = {} if source else {"mean": mean, "std": std}
+        checkpoint = Checkpoint(tensors=mobile(), metadata=source)
+        spec = teacher_from_checkpoint(checkpoint, **options).spec  # type: ignore[arg-type]
+        assert spec.mean[0] == mean[0]
+        assert spec.std[-1] == std[-1]
