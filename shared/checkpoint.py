@@ -5,6 +5,7 @@ with ``weights_only=True``.
 """
 
 import argparse
+import io
 import json
 import pickle
 import re
@@ -21,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, DreamforgeError
 from shared.files import atomic_path
 from shared.statedict import problem_of, unnest, with_plain_names
 
@@ -109,15 +110,35 @@ def to_safetensors(network: nn.Module, metadata: Mapping[str, Any]) -> bytes:
 
 
 def save_network(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write :func:`to_safetensors` to ``path``, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_safetensors(network, metadata))
+    """Write :func:`to_safetensors` to ``path``, atomically.
+
+    Raises:
+        DreamforgeError: If it cannot be written: disk full, no permission.
+    """
+    _write(path, to_safetensors(network, metadata))
 
 
 def save_state(path: Path, value: Any) -> None:
-    """Write containers of tensors, numbers and strings to ``path``, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+    """Write containers of tensors, numbers and strings to ``path``, atomically.
+
+    Raises:
+        DreamforgeError: If it cannot be written: disk full, no permission.
+    """
+    # By way of memory: where the disk is full, torch.save's own writer breaks in a way of its own.
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    _write(path, buffer.getbuffer())
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise DreamforgeError(
+            f"{path}: cannot be written ({error.strerror or error}), {len(data) / 2**20:,.1f} MiB; "
+            "make room, and the same command goes on"
+        ) from error
 
 
 def load_state(path: Path) -> Any:

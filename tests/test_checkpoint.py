@@ -22,7 +22,7 @@ from shared.checkpoint import (
     save_state,
     to_safetensors,
 )
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, DreamforgeError
 from shared.statedict import strip_prefixes
 
 
@@ -280,3 +280,25 @@ def test_metadata_must_be_json_and_leaves_no_file_behind(tmp_path: Path) -> None
         save_network(tmp_path / "a.safetensors", make_network(), {"mean": float("nan")})
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [save_state, lambda path, value: save_network(path, value, {})])
+def test_a_full_disk_is_one_line_with_the_path_and_leaves_what_was_there(
+    tmp_path: Path, save: Callable[[Path, Any], None]
+) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "checkpoint.pt"
+    save(path, nn.Linear(2, 2))
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
+    try:
+        with pytest.raises(
+            DreamforgeError, match=r"checkpoint\.pt: cannot be written \("
+        ) as caught:
+            save(path, nn.Linear(200, 200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
