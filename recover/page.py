@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recover import figures
+from recover.bounds import REAL_IMAGES, bound_name, comparable
 from recover.costs import NOTE
 from recover.figures import Line
+from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
 from recover.origin import facts_of_origin, subtitle
 from recover.results import Result
 from recover.series import curves, line_of, series
@@ -19,10 +21,7 @@ from recover.tables import (
     labels_of,
     layers_table,
     levels_table,
-    measure_of,
     percent,
-    value_of,
-    what_is_measured,
 )
 
 STAGES = ("pruned", "repaired", "recovered")
@@ -96,17 +95,20 @@ def compose(
 def _results(
     results: Sequence[Result], bounds: Sequence[Result], remarks: Sequence[str]
 ) -> Section:
-    measure = measure_of([*results, *bounds])
+    measure = measure_of(results)
+    known_bounds, bound = comparable(results, bounds), bound_name(results, bounds)
     teacher = value_of(results[0].report.teacher, measure)
     lines = [line_of(name, runs, measure) for name, runs in series(results).items()]
-    if bounds:
-        lines.append(line_of("real images (bound)", bounds, measure, is_bound=True))
+    if known_bounds:
+        lines.append(line_of(f"{bound} (bound)", known_bounds, measure, is_bound=True))
     text = list(_words_for_stages(results))
-    if bounds:
-        text.append(
+    if known_bounds:
+        meaning = (
             "Real images: the same runs with real images in place of dreams; the gap, in points, "
             "is what dreams cost."
         )
+        other = f"{bound}: other runs to compare with; the gap, in points, is what they are ahead."
+        text.append(meaning if bound == REAL_IMAGES else other)
     warnings = dict.fromkeys(text for result in results for text in result.report.warnings)
     text += [f"Remark: {remark}" for remark in (*remarks, *warnings)]
     drawn = [line for line in lines if line.x]
@@ -229,12 +231,15 @@ def _classes(results: Sequence[Result]) -> Section | None:
     table = classes_table(results)
     if table is None:
         return None
-    on_real = bool(results[-1].fact("num_eval_images"))
+    measured = [result for result in results if result.report.classes]
+    on_real = judged_on_real(measured[-1])
     text = (
         f"Of the {'real images' if on_real else 'held-out dreams'} that the teacher puts into a "
         "class, how many the student puts there, too; the classes that pay most come first. "
         "Taken for: what the student of the last of these columns says instead."
     )
+    if any(judged_on_real(result) != on_real for result in measured):
+        text += " Runs that were judged on other images have a dash."
     return Section(title="Which classes pay", paragraphs=(text,), tables=(table,))
 
 

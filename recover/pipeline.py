@@ -127,7 +127,7 @@ def recover_student(
             *(eval_data.remarks if eval_data else ()),
             *mending_warnings(setup),
             *empty_layer_warnings(masks),
-            *worse_than_before(stages),
+            *worse_than_before(stages, len(setup.split.held_out)),
         ),
         classes=classes,
         costs=measure_costs(student, setup.teacher.network, setup.teacher.spec.image_shape),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from recover.bounds import remarks_on
 from recover.html_report import to_html
 from recover.markdown_report import to_markdown
 from recover.page import compose
@@ -61,7 +62,7 @@ def publish(
             raise ConfigError(f"{path}: is there already; choose another --out, or --overwrite")
     results, remarks = find_results(folders)
     best, more = find_results(bounds)
-    remarks += [*more, *_remarks([*results, *best])]
+    remarks += [*more, *remarks_on(results, best)]
     require_one_teacher([*results, *best], "make one report for each teacher")
     png = None if preview is None else _read_png(preview)
     page = compose(results, best, title=title, preview=png, remarks=remarks)
@@ -75,15 +76,6 @@ def publish(
         results=tuple(results),
         remarks=tuple(remarks),
     )
-
-
-def _remarks(results: Sequence[Result]) -> list[str]:
-    found = [result.fact("num_eval_images") for result in results]
-    counts = sorted({count if isinstance(count, int) else 0 for count in found})
-    if len(counts) == 1:
-        return []
-    listed = ", ".join(map(str, counts))
-    return [f"the runs were judged on different numbers of real images ({listed})"]
 
 
 def _read_png(path: Path) -> bytes:

@@ -32,18 +32,21 @@ def few_held_out(num_held_out: int, num_dreams: int, holdout: float) -> list[str
     ]
 
 
-def worse_than_before(stages: Mapping[str, StageRecord]) -> list[str]:
+def worse_than_before(stages: Mapping[str, StageRecord], num_held_out: int) -> list[str]:
     """Return a sentence if the taught student is clearly worse than what it was taught from.
 
     Args:
         stages: Those of a report; ``repaired`` and ``recovered`` are looked at.
+        num_held_out: Dreams that their agreement was measured on: one alone is no sign.
     """
     before = stages["repaired"].agreement_on_dreams
     after = stages["recovered"].agreement_on_dreams
-    if before is None or after is None or before - after <= MOST_LOST:
+    if before is None or after is None:
+        return []
+    if before - after <= max(MOST_LOST, 1.5 / max(num_held_out, 1)):
         return []
     return [
-        f"distilling made the student worse: {100 * after:.2f} % agreement with the teacher on "
-        f"held-out dreams, {100 * before:.2f} % before its first step; it takes more --steps, or a "
-        "lower --lr"
+        f"distilling made the student of {100 * stages['recovered'].sparsity:.4g} % sparsity "
+        f"worse: {100 * after:.2f} % agreement with the teacher on held-out dreams, "
+        f"{100 * before:.2f} % before its first step; it takes more --steps, or a lower --lr"
     ]

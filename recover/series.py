@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 
 from recover.figures import NUM_COLORS, Line
+from recover.measures import value_of
 from recover.results import Result
-from recover.tables import value_of
 
 UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
 

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recover.report import STAGES, ClassRecord, RecoveryReport, StageRecord
+from recover.bounds import bound_name, bound_of, comparable
+from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
+from recover.report import STAGES, ClassRecord, RecoveryReport
 from recover.results import Result
 
 NOTHING = "-"
@@ -29,17 +31,6 @@ class Table:
     shades: tuple[tuple[float | None, ...], ...] = ()
 
 
-def measure_of(results: Sequence[Result]) -> str:
-    """Return ``accuracy`` where all runs have one, else ``agreement``."""
-    known = all(result.report.recovered.accuracy is not None for result in results)
-    return "accuracy" if known and results else "agreement"
-
-
-def value_of(stage: StageRecord, measure: str) -> float | None:
-    """Return the stage's accuracy or agreement."""
-    return stage.accuracy if measure == "accuracy" else stage.agreement
-
-
 def labels_of(results: Sequence[Result]) -> list[str]:
     """Return ``90 %`` for every run, or its student; with its folder where that says too little."""
     plain = [_label(result) for result in results]
@@ -56,16 +47,19 @@ def are_other_students(results: Sequence[Result]) -> bool:
 
 
 def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Table:
-    """Return one row per run: how good the network is at every stage, and the bound."""
-    measure = measure_of([*results, *bounds])
-    bound = bound_at(bounds, measure)
+    """Return one row per run: how good the network is at every stage, and the bound.
+
+    There is no bound, and no gap, where it was not measured as the runs were.
+    """
+    measure = measure_of(results)
+    known_bounds = comparable(results, bounds)
     students = are_other_students(results)
     names = ("teacher", "untaught", "taught") if students else STAGES
     columns = ["student" if students else "sparsity", *names]
     if measure == "accuracy":
         columns.append("agreement")
     if bounds:
-        columns += ["real images", "gap"]
+        columns += [bound_name(results, bounds), "gap"]
     rows = []
     for label, result in zip(labels_of(results), results, strict=True):
         report = result.report
@@ -74,7 +68,8 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
         if measure == "accuracy":
             row.append(percent(report.recovered.agreement))
         if bounds:
-            best, found = bound(report), value_of(report.recovered, measure)
+            best = bound_of(result, known_bounds, measure)
+            found = value_of(report.recovered, measure)
             known = best is not None and found is not None
             row += [percent(best), f"{100 * (found - best):+.2f}" if known else NOTHING]  # type: ignore[operator]
         rows.append(tuple(row))
@@ -87,30 +82,6 @@ def _label(result: Result) -> str:
     if report.student is None:
         return level
     return f"{report.student} {level}" if report.sparsity else report.student
-
-
-def what_is_measured(results: Sequence[Result]) -> str:
-    """Return what the figures of :func:`levels_table` are."""
-    if measure_of(results) == "accuracy":
-        return "Accuracy on real images"
-    on_real = any(result.fact("num_eval_images") for result in results)
-    return f"Agreement with the teacher on {'real images' if on_real else 'held-out dreams'}"
-
-
-def bound_at(bounds: Sequence[Result], measure: str) -> Callable[[RecoveryReport], float | None]:
-    """Return the mean over the bound's runs of a run's student and sparsity, as its function."""
-
-    def at(report: RecoveryReport) -> float | None:
-        values = [
-            value_of(result.report.recovered, measure)
-            for result in bounds
-            if abs(result.report.sparsity - report.sparsity) < 1e-9
-            and result.report.student == report.student
-        ]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    return at
 
 
 def costs_table(results: Sequence[Result]) -> Table | None:
@@ -180,12 +151,19 @@ def classes_table(results: Sequence[Result]) -> Table | None:
     """Return the classes that pay most: how often the student still sees them as the teacher does.
 
     Sorted by agreement at the highest sparsity, the lowest first, :data:`MOST_CLASSES` at most;
-    None where nothing was measured.
+    None where nothing was measured. Runs that were not judged on real images as the last was, or
+    that were though it was not, have no figures.
     """
     measured = [result for result in results if result.report.classes]
     if not measured:
         return None
-    by_run = [{entry.label: entry for entry in result.report.classes} for result in measured]
+    on_real = judged_on_real(measured[-1])
+    by_run = [
+        {entry.label: entry for entry in result.report.classes}
+        if judged_on_real(result) == on_real
+        else {}
+        for result in measured
+    ]
     last = by_run[-1]
     seen = [entry for entry in last.values() if entry.agreement is not None]
     worst = sorted(seen, key=lambda entry: (entry.agreement or 0.0, entry.label))[:MOST_CLASSES]

@@ -77,7 +77,7 @@ def check(page: str) -> Checker:
 def levels(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two levels, judged on real images."""
     home = tmp_path_factory.mktemp("sweep")
-    dreams = blob_dreams(home / "set", tiny_teacher)
+    dreams = blob_dreams(home / "set", tiny_teacher, provenance={"synthetic": False})
     images, labels = blobs(60, seed=5)
     configs = [quick_config(sparsity=sparsity) for sparsity in (0.5, 0.9)]
     plan = plan_levels(configs, tiny_teacher, dreams, 60, home / "levels")
@@ -112,7 +112,7 @@ def test_the_page_shows_everything_and_loads_nothing(levels: Path, png: Path, tm
     checker = check(text)
     shown = " ".join(checker.text)
     for part in (
-        *("Accuracy on real images", "What repair and distillation give", "Distillation loss"),
+        *("Accuracy on 60 real images", "What repair and distillation give", "Distillation loss"),
         *("Which layers are pruned", "Which classes pay", "The dreams", "do not speed PyTorch up"),
         *("recover sweep --dreams dreams.h5", "real images (bound)", "resnet8", "top left"),
     ):
@@ -233,7 +233,7 @@ def test_without_real_images_agreement_on_dreams_is_shown(levels: Path, tmp_path
 
     results, _ = find_results([blind])
 
-    assert levels_table(results).title == "Agreement with the teacher on held-out dreams"
+    assert levels_table(results).title == "Agreement with the teacher on 12 held-out dreams"
     assert levels_table(results).columns == (
         *("sparsity", "teacher", "pruned", "repaired", "recovered"),
     )

@@ -31,20 +31,28 @@ def test_many_held_out_dreams_need_no_remark() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "is_worse"),
-    [(0.8, 0.62, True), (0.8, 0.76, False), (0.8, 0.9, False), (None, 0.1, False)],
+    ("before", "after", "num_held_out", "is_worse"),
+    [
+        (0.8, 0.62, 100, True),
+        (0.8, 0.76, 100, False),
+        (0.8, 0.9, 100, False),
+        (None, 0.1, 100, False),
+        (0.8, 0.62, 12, True),
+        (10 / 12, 9 / 12, 12, False),  # a single dream
+    ],
 )
 def test_a_student_that_was_taught_badly_is_remarked_on(
-    before: float | None, after: float, is_worse: bool
+    before: float | None, after: float, num_held_out: int, is_worse: bool
 ) -> None:
     remarks = worse_than_before(
         {
             "repaired": dataclasses.replace(STAGE, agreement_on_dreams=before),
             "recovered": dataclasses.replace(STAGE, agreement_on_dreams=after),
-        }
+        },
+        num_held_out,
     )
 
     assert len(remarks) == is_worse
     if is_worse:
-        assert "62.00 % agreement" in remarks[0]
+        assert "of 80 % sparsity worse: 62.00 % agreement" in remarks[0]
         assert "80.00 % before its first step" in remarks[0]

@@ -199,7 +199,7 @@ def test_the_command_prints_a_table_or_a_list(runner, dreams, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "s0.9 distill: 6/6 steps" in shown.stderr
     assert "recovered" in shown.stdout
-    assert "distill" not in listed.stderr
+    assert "distill:" not in listed.stderr
     records = json.loads(listed.stdout)
     assert [record["sparsity"] for record in records] == [0.5, 0.9]
     assert [record["out"] for record in records] == [

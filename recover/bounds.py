@@ -1,0 +1,107 @@
+"""The bound of a report: the same runs on real images, where they can be compared at all.
+
+A gap is a difference of two figures. It says what dreams cost only where both were measured alike,
+and where the bound was taught on real images. What is not so is left out, and said.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from recover.measures import count_of, measure_of, value_of
+from recover.results import Result
+
+REAL_IMAGES = "real images"
+MOST_NAMED = 3  # runs, in a remark
+
+
+def bound_name(results: Sequence[Result], bounds: Sequence[Result]) -> str:
+    """Return what the bound's column is called: by its folder where dreams were its images."""
+    if not _taught_on_dreams(results, bounds):
+        return REAL_IMAGES
+    folder = os.path.commonpath([result.folder.resolve() for result in bounds])
+    return Path(folder).name or "bound"
+
+
+def comparable(results: Sequence[Result], bounds: Sequence[Result]) -> list[Result]:
+    """Return the bounds that were measured as the table of ``results`` is: on the same images."""
+    measure = measure_of(results)
+    known = [result for result in bounds if value_of(result.report.recovered, measure) is not None]
+    if measure == "accuracy":
+        return known
+    sets = {_dreams(result) for result in results}
+    return [result for result in known if sets == {_dreams(result)}]
+
+
+def bound_of(result: Result, bounds: Sequence[Result], measure: str) -> float | None:
+    """Return the mean over the bounds of the run's student and sparsity; None without any."""
+    values = [
+        value_of(bound.report.recovered, measure)
+        for bound in bounds
+        if abs(bound.report.sparsity - result.report.sparsity) < 1e-9
+        and bound.report.student == result.report.student
+    ]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def remarks_on(results: Sequence[Result], bounds: Sequence[Result] = ()) -> list[str]:
+    """Return what a reader must know of how the runs of a report were measured."""
+    return [*_on_runs(results), *_on_counts([*results, *bounds]), *_on_bounds(results, bounds)]
+
+
+def _on_runs(results: Sequence[Result]) -> Iterable[str]:
+    judged = [result for result in results if result.report.recovered.accuracy is not None]
+    blind = [result for result in results if result.report.recovered.accuracy is None]
+    if judged and blind:
+        yield (
+            f"judged on real images: {_names(judged)}; not so: {_names(blind)}; all are compared "
+            "by agreement on held-out dreams"
+        )
+    if blind and len({_dreams(result) for result in results}) > 1:
+        yield "the runs held out dreams of different sets: agreement on easier dreams is higher"
+
+
+def _on_counts(results: Sequence[Result]) -> Iterable[str]:
+    counts = sorted({count_of(result, "num_eval_images") for result in results} - {0})
+    if len(counts) > 1:
+        listed = ", ".join(map(str, counts))
+        yield f"the runs were judged on different numbers of real images ({listed})"
+
+
+def _on_bounds(results: Sequence[Result], bounds: Sequence[Result]) -> Iterable[str]:
+    used = comparable(results, bounds)
+    left_out = [result for result in bounds if result not in used]
+    if left_out:
+        on = "real images" if measure_of(results) == "accuracy" else "the same held-out dreams"
+        yield (
+            f"no gap to {_names(left_out)}: not judged on {on} as the runs are; judge all of them "
+            "with --eval-data"
+        )
+    wrong = _taught_on_dreams(results, bounds)
+    if wrong:
+        yield f"no bound of real images, since taught on dreams: {_names(wrong)}"
+
+
+def _taught_on_dreams(results: Sequence[Result], bounds: Sequence[Result]) -> list[Result]:
+    """Return the bounds of which this is known.
+
+    Reports of earlier versions do not tell; but what the runs were taught on is no bound of theirs.
+    """
+    sets = {_dreams(result) for result in results}
+    return [
+        result
+        for result in bounds
+        if (known := result.fact("dreams", "synthetic")) is True
+        or (known is None and _dreams(result) in sets)
+    ]
+
+
+def _dreams(result: Result) -> str:
+    return str(result.fact("dreams", "digest"))
+
+
+def _names(results: Sequence[Result]) -> str:
+    named = ", ".join(str(result.folder) for result in results[:MOST_NAMED])
+    more = len(results) - MOST_NAMED
+    return f"{named} and {more} more" if more > 0 else named

@@ -1,0 +1,166 @@
+"""A gap is printed only between figures that were measured alike, and called what it is."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recover.bounds import bound_name, comparable, remarks_on
+from recover.page import compose
+from recover.report import ClassRecord, RecoveryReport, StageRecord
+from recover.results import Result
+from recover.tables import classes_table, levels_table
+
+
+def run(
+    folder: str,
+    *,
+    accuracy: float | None = None,
+    agreement: float = 0.5,
+    digest: str = "dreams",
+    synthetic: bool | None = True,
+    sparsity: float = 0.9,
+    num_real: int = 100,
+) -> Result:
+    """A finished run, judged on ``num_real`` real images if it has an accuracy."""
+    stage = StageRecord(
+        accuracy=accuracy,
+        agreement=agreement if accuracy is None else 0.99,
+        agreement_on_dreams=agreement,
+        sparsity=sparsity,
+        num_nonzero=1,
+    )
+    dreams: dict[str, Any] = {"digest": digest, "num_held_out": 12, "synthetic": synthetic}
+    report = RecoveryReport(
+        sparsity=sparsity,
+        teacher=stage,
+        pruned=stage,
+        repaired=stage,
+        recovered=stage,
+        seconds=1.0,
+        out=folder,
+        num_weights=10,
+        num_kept=1,
+        layers=(),
+        config={},
+        provenance={"dreams": dreams, "num_eval_images": None if accuracy is None else num_real},
+        warnings=(),
+    )
+    return Result(folder=Path(folder), report=report, losses=())
+
+
+def real(folder: str = "real/s0.9", **changes: Any) -> Result:
+    facts: dict[str, Any] = {"digest": "photos", "synthetic": False}
+    return run(folder, **(facts | changes))
+
+
+def gap(results: list[Result], bounds: list[Result]) -> tuple[str, str]:
+    best, found = levels_table(results, bounds).rows[0][-2:]
+    return best, found
+
+
+def test_accuracies_have_a_gap() -> None:
+    results, bounds = [run("a", accuracy=0.8)], [real(accuracy=0.85)]
+
+    assert gap(results, bounds) == ("85.00 %", "-5.00")
+    assert levels_table(results, bounds).columns[-2:] == ("real images", "gap")
+    assert remarks_on(results, bounds) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "bound", "images"),
+    [
+        (None, 0.99, "the same held-out dreams"),  # was: 50 % of 12 dreams less 99 % of 100 images
+        (0.99, None, "real images"),
+        (None, None, "the same held-out dreams"),
+    ],
+)
+def test_figures_of_other_images_have_no_gap(
+    found: float | None, bound: float | None, images: str
+) -> None:
+    results, bounds = [run("a", accuracy=found)], [real(accuracy=bound)]
+
+    assert gap(results, bounds) == ("-", "-")
+    assert comparable(results, bounds) == []
+    assert remarks_on(results, bounds) == [
+        f"no gap to real/s0.9: not judged on {images} as the runs are; judge all of them with "
+        "--eval-data"
+    ]
+    assert "is what dreams cost" not in str(compose(results, bounds))
+
+
+def test_the_title_is_that_of_the_runs_whatever_the_bound_was_judged_on() -> None:
+    title = levels_table([run("a", accuracy=0.8)], [real()]).title
+
+    assert title == "Accuracy on 100 real images"
+
+
+def test_runs_of_both_kinds_are_compared_by_what_all_of_them_have() -> None:
+    results = [run("a", accuracy=0.8, agreement=0.6), run("b", agreement=0.7, sparsity=0.95)]
+
+    table = levels_table(results)
+
+    assert table.title == "Agreement with the teacher on 12 held-out dreams"
+    assert [row[-1] for row in table.rows] == ["60.00 %", "70.00 %"]
+    assert remarks_on(results) == [
+        "judged on real images: a; not so: b; all are compared by agreement on held-out dreams"
+    ]
+
+
+def test_many_runs_are_named_by_the_first() -> None:
+    results = [run(name, accuracy=0.8) for name in "abcde"]
+
+    assert remarks_on([*results, run("z")])[0].startswith(
+        "judged on real images: a, b, c and 2 more; not so: z;"
+    )
+
+
+def test_agreement_on_dreams_of_several_sets_is_remarked_on() -> None:
+    (remark,) = remarks_on([run("a"), run("b", digest="other")])
+
+    assert "held out dreams of different sets" in remark
+    both = [run("a", accuracy=0.8), run("b", accuracy=0.8, digest="other")]
+    assert remarks_on(both) == []
+
+
+def test_a_bound_that_was_taught_on_dreams_is_called_by_its_folder() -> None:
+    results = [run("a", accuracy=0.8)]
+    levels = [run(f"others/s{level}", accuracy=0.85, digest="x") for level in (0.5, 0.9)]
+
+    assert bound_name(results, levels) == "others"
+    assert bound_name(results, levels[:1]) == "s0.5"
+    assert levels_table(results, levels).columns[-2:] == ("others", "gap")
+    assert remarks_on(results, levels) == [
+        "no bound of real images, since taught on dreams: others/s0.5, others/s0.9"
+    ]
+    page = str(compose(results, levels))
+    assert "others: other runs to compare with" in page
+    assert "is what dreams cost" not in page
+
+
+def test_reports_of_earlier_versions_do_not_tell_what_a_bound_is() -> None:
+    results = [run("a", accuracy=0.8, synthetic=None)]
+    stranger, twin = (run("b", accuracy=0.85, synthetic=None, digest=d) for d in ("x", "dreams"))
+
+    assert bound_name(results, [stranger]) == "real images"
+    assert bound_name(results, [twin]) == "b"  # taught on what the runs were taught on
+
+
+def test_classes_of_runs_that_saw_other_images_have_a_dash() -> None:
+    def with_class(result: Result, agreement: float) -> Result:
+        entry = ClassRecord(
+            label=0, num_images=9, agreement=agreement, confused_with=None, num_confused=0
+        )
+        return dataclasses.replace(
+            result, report=dataclasses.replace(result.report, classes=(entry,))
+        )
+
+    on_dreams = with_class(run("a", sparsity=0.5), 0.4)
+    on_real = with_class(run("b", accuracy=0.8), 0.7)
+
+    table = classes_table([on_dreams, on_real])
+
+    assert table is not None
+    assert table.rows == (("class 0", "9", "-", "70.00 %", "-"),)
+    assert "judged on other images have a dash" in str(compose([on_dreams, on_real]))
