@@ -1,13 +1,14 @@
 """Where dreams start: drawn scenes of overlapping things, no two of one kind.
 
-Between natural images, features vary in many ways: by what lies where, how large, how rough and of
-which color. BatchNorm has no say in it, as it sees sums over the batch, so dreams keep what they
-started with. Noise of one kind leaves them with little more than brightness and contrast: images
-of noise differ from each other in two or three dimensions of a layer's features where photographs
-differ in five to seven (benchmarks/dream_statistics.py). These scenes are the dead leaves of Lee,
+Natural images differ from each other in many ways: in what lies where, how large, how rough and of
+which color. BatchNorm has no say in it, as it sees sums over the batch, so dreams go on differing
+in what they differed in at the start. Of noise of one kind that is brightness and contrast; in a
+layer's features they have down to half the dimensions that photographs have
+(benchmarks/dream_statistics.py), and students miss them. These scenes are the dead leaves of Lee,
 Mumford and Huang 2001 (doi:10.1023/A:1011109015675), things at all distances that hide each
 other, with the textures that Baradad et al. 2021 (arXiv:2106.05963) found to matter where networks
-learn from drawn images. Nothing here was learned; constants were set by a look at photographs.
+learn from drawn images. Nothing is learned or stored; the constants were set by hand, so that a
+ResNet-20's features of scenes vary about as those of CIFAR-10's training images do.
 """
 
 import math
