@@ -7,11 +7,8 @@ with ``weights_only=True``.
 import argparse
 import io
 import json
-import pickle
-import re
 import struct
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,23 +22,11 @@ from torch import Tensor, nn
 from shared.errors import CheckpointError, DreamforgeError
 from shared.files import atomic_path
 from shared.statedict import problem_of, unnest, with_plain_names
+from shared.unreadable import describe_foreign, one_line, refuse_foreign_zip, why_not_unpickled
 
 METADATA_KEY = "dreamforge"
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 _ZIP_MAGIC = b"PK\x03\x04"
-_FOREIGN = {  # first bytes -> what the file is instead
-    b"version https://git-lfs": "a git-lfs pointer, not the weights (git lfs pull fetches them)",
-    b"\x89HDF": "an HDF5 file, perhaps a dream set",
-    b"\x1f\x8b": "gzip-compressed (unpack it first)",
-    b"BZh": "bzip2-compressed (unpack it first)",
-    b"\xfd7zXZ": "xz-compressed (unpack it first)",
-    b"\x93NUMPY": "a NumPy array",
-    b"<": "an HTML or XML page, perhaps a failed download",
-    b"\x08": "an ONNX model, perhaps",
-}
-_HOW_TO_CONVERT = (
-    "where you trust it, load it with weights_only=False and torch.save(model.state_dict(), ...)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,12 +61,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors = _guard_safetensors(lambda: safetensors.torch.load_file(path), str(path))
         notes: tuple[str, ...] = ()
     elif head.startswith(_ZIP_MAGIC):
-        _refuse_foreign_zip(path)
+        refuse_foreign_zip(path)
         tensors, metadata, notes = unnest(_unpickle(path, mmap=True), str(path))
     elif head.startswith(b"\x80"):
         tensors, metadata, notes = unnest(_unpickle(path, mmap=False), str(path))
     else:
-        raise CheckpointError(f"{path}: {_describe_foreign(head)}")
+        raise CheckpointError(f"{path}: {describe_foreign(head)}")
     return replace(_checked(tensors, metadata, path, str(path)), notes=notes)
 
 
@@ -92,7 +77,7 @@ def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:
         CheckpointError: If the bytes are no safetensors, damaged, or hold NaN or infinity.
     """
     if not _looks_like_safetensors(blob[:16], len(blob)):
-        raise CheckpointError(f"{origin}: {_describe_foreign(blob[:64])}")
+        raise CheckpointError(f"{origin}: {describe_foreign(blob[:64])}")
     metadata = _safetensors_metadata(blob[:8], lambda size: blob[8 : 8 + size], origin)
     tensors = _guard_safetensors(lambda: safetensors.torch.load(blob), origin)
     return _checked(tensors, metadata, None, origin)
@@ -165,38 +150,6 @@ def _read_head(path: Path) -> bytes:
     return head
 
 
-def _describe_foreign(head: bytes) -> str:
-    expected = "expected a PyTorch state dict or safetensors"
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            return f"{what}; {expected}"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return f"a text file starting with {head[:24].decode()!r}; {expected}"
-    return f"unknown format (first bytes {head[:8].hex(' ')}) or damaged; {expected}"
-
-
-def _refuse_foreign_zip(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged ({_one_line(error)}); copy or download it again"
-        ) from error
-    parts = {member.filename.partition("/")[2] for member in members}
-    if "data.pkl" not in parts:
-        raise CheckpointError(f"{path}: a zip archive without data.pkl, expected torch.save's")
-    if any(part.startswith("code/") for part in parts):
-        raise CheckpointError(
-            f"{path}: a TorchScript archive, which holds code; expected a state dict: where you "
-            "trust it, torch.save(torch.jit.load(path).state_dict(), ...)"
-        )
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(
-            f"{path}: a compressed zip archive; torch.save writes none: unpack it"
-        )
-
-
 def _unpickle(path: Path, *, mmap: bool) -> Any:
     try:
         # A Namespace of arguments is in every checkpoint of torchvision's training scripts; it
@@ -208,25 +161,7 @@ def _unpickle(path: Path, *, mmap: bool) -> Any:
             with path.open("rb") as stream:  # given this name, torch would not unpickle
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can raise anything
-        raise CheckpointError(f"{path}: {_why_not(path, error)}") from error
-
-
-def _why_not(path: Path, error: Exception) -> str:
-    if not isinstance(error, pickle.UnpicklingError) or "eights" not in str(error):
-        return f"truncated or damaged ({type(error).__name__}: {_one_line(error)})"
-    wanted = _refused_globals(path) or re.findall(r"GLOBAL ([\w.]{1,80})", str(error))[:1]
-    reason = f": it wants {', '.join(wanted)}, and importing that could run code" if wanted else ""
-    return f"holds more than tensors{reason}; {_HOW_TO_CONVERT}"
-
-
-def _refused_globals(path: Path) -> list[str]:
-    """Return the names a zip file wants imported; torch lists them for no other format."""
-    try:
-        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # noqa: BLE001  it only helps the message
-        return []
-    names = sorted(name[:80] for name in wanted if name.isprintable())
-    return names[:5] + ([f"{len(names) - 5} more"] if len(names) > 5 else [])
+        raise CheckpointError(f"{path}: {why_not_unpickled(path, error)}") from error
 
 
 def _looks_like_safetensors(head: bytes, num_bytes: int) -> bool:
@@ -244,16 +179,14 @@ def _safetensors_metadata(size: bytes, read: Any, origin: str) -> dict[str, Any]
         record = json.loads(strings.get(METADATA_KEY, "{}"))
         return {k: v for k, v in strings.items() if k != METADATA_KEY} | record
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{origin}: damaged safetensors header: {_one_line(error)}"
-        ) from error
+        raise CheckpointError(f"{origin}: damaged safetensors header: {one_line(error)}") from error
 
 
 def _guard_safetensors(load: Any, origin: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load()
     except Exception as error:  # also PanicException's ValueErrors, KeyErrors
-        raise CheckpointError(f"{origin}: damaged safetensors: {_one_line(error)}") from error
+        raise CheckpointError(f"{origin}: damaged safetensors: {one_line(error)}") from error
     return tensors
 
 
@@ -268,7 +201,3 @@ def _checked(
             raise CheckpointError(f"{origin}: tensor {name[:80]!r} {problem}")
     plain = with_plain_names({name: tensor.detach() for name, tensor in tensors.items()})
     return Checkpoint(tensors=plain, metadata=metadata, path=path)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -11,7 +11,7 @@ from torch import Tensor
 from shared.errors import CheckpointError
 
 # Where training scripts keep the weights; plain ones before moving averages.
-_NESTS = (
+NESTS = (
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -47,7 +47,7 @@ def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any], 
         if not isinstance(value, Mapping):
             break
         metadata |= _plain_values(value)
-        nest = next((key for key in _NESTS if isinstance(value.get(key), Mapping)), None)
+        nest = next((key for key in NESTS if isinstance(value.get(key), Mapping)), None)
         if nest is None:
             break
         notes += _chosen(value, nest)
@@ -78,7 +78,7 @@ def _chosen(record: Mapping[Any, Any], nest: str) -> list[str]:
 
 def _has_norms(value: Mapping[Any, Any]) -> bool:
     """Tell whether BatchNorm statistics are in a dict, or in the state dict inside it."""
-    inside = (value.get(key) for key in _NESTS)
+    inside = (value.get(key) for key in NESTS)
     return any(
         isinstance(name, str) and name.endswith("running_mean")
         for names in (value, *(inner for inner in inside if isinstance(inner, Mapping)))

@@ -6,9 +6,11 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -302,3 +304,48 @@ def test_a_full_disk_is_one_line_with_the_path_and_leaves_what_was_there(
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("beside", "weights"),
+    [
+        ({"best": np.float64(93.1)}, r"\['state_dict'\]"),
+        ({"folder": Path("/x/y")}, r"\['state_dict'\]"),
+        ({"date": datetime(2026, 1, 2)}, r"\['state_dict'\]"),
+        (None, r"{k: v for k, v in torch\.load\(PATH, weights_only=False\)\.items\(\)"),
+    ],
+)
+def test_of_a_dict_with_something_else_the_weights_are_to_be_taken_out(
+    tmp_path: Path, beside: dict[str, object] | None, weights: str
+) -> None:
+    path, tensors = tmp_path / "run.pt", nn.BatchNorm2d(2).state_dict()
+    torch.save(
+        {**tensors, "a": Path()} if beside is None else {"state_dict": tensors, **beside}, path
+    )
+
+    with pytest.raises(CheckpointError, match=rf"take the weights out: .*{weights}") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    # What it says to do works.
+    command = str(caught.value).rpartition("take the weights out: ")[2]
+    new = tmp_path / "new.pt"
+    exec(command, {"torch": torch, "PATH": path, "NEW": new})
+    assert load_checkpoint(new).tensors.keys() == tensors.keys()
+
+
+def test_a_pickled_network_in_a_dict_is_no_dict_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save({"model": nn.BatchNorm2d(2), "best": np.float64(1)}, path)
+
+    with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\)"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["r18/models/model.json", "serialized_exported_program.json"])
+def test_an_exported_program_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "r18.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "{}")
+
+    with pytest.raises(CheckpointError, match=r"a torch\.export archive \(\.pt2\)"):
+        load_checkpoint(path)
