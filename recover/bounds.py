@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recover.measures import count_of, measure_of, value_of
+from recover.measures import measure_of, remark_on_counts, value_of
 from recover.results import Result
 
 REAL_IMAGES = "real images"
@@ -47,7 +47,11 @@ def bound_of(result: Result, bounds: Sequence[Result], measure: str) -> float | 
 
 def remarks_on(results: Sequence[Result], bounds: Sequence[Result] = ()) -> list[str]:
     """Return what a reader must know of how the runs of a report were measured."""
-    return [*_on_runs(results), *_on_counts([*results, *bounds]), *_on_bounds(results, bounds)]
+    return [
+        *_on_runs(results),
+        *remark_on_counts([*results, *bounds]),
+        *_on_bounds(results, bounds),
+    ]
 
 
 def _on_runs(results: Sequence[Result]) -> Iterable[str]:
@@ -60,13 +64,6 @@ def _on_runs(results: Sequence[Result]) -> Iterable[str]:
         )
     if blind and len({_dreams(result) for result in results}) > 1:
         yield "the runs held out dreams of different sets: agreement on easier dreams is higher"
-
-
-def _on_counts(results: Sequence[Result]) -> Iterable[str]:
-    counts = sorted({count_of(result, "num_eval_images") for result in results} - {0})
-    if len(counts) > 1:
-        listed = ", ".join(map(str, counts))
-        yield f"the runs were judged on different numbers of real images ({listed})"
 
 
 def _on_bounds(results: Sequence[Result], bounds: Sequence[Result]) -> Iterable[str]:

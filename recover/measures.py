@@ -39,6 +39,15 @@ def judged_on_real(result: Result) -> bool:
     return count_of(result, "num_eval_images") > 0
 
 
+def remark_on_counts(results: Sequence[Result]) -> list[str]:
+    """Return a sentence if the runs' accuracies are of different numbers of real images."""
+    counts = sorted({count_of(result, "num_eval_images") for result in results} - {0})
+    if len(counts) < 2:
+        return []
+    listed = ", ".join(map(str, counts))
+    return [f"the runs were judged on different numbers of real images ({listed})"]
+
+
 def _count(results: Sequence[Result], *path: str) -> str:
     """Return the number at ``path`` and a space, or nothing where runs differ in it."""
     counts = {count_of(result, *path) for result in results} - {0}

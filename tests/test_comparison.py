@@ -43,6 +43,7 @@ def write_run(
     teacher: str = "t",
     seed: int = 0,
     error: float = 0.0,
+    num_real: int | None = None,
 ) -> Path:
     """A finished run of these figures."""
     stage = StageRecord(
@@ -68,7 +69,11 @@ def write_run(
         num_kept=1,
         layers=(),
         config={"seed": seed, "holdout": 0.1},
-        provenance={"teacher": {"fingerprint": teacher}, "dreams": {"digest": digest}},
+        provenance={
+            "teacher": {"fingerprint": teacher},
+            "dreams": {"digest": digest},
+            "num_eval_images": num_real,
+        },
         warnings=(),
     )
     folder.mkdir(parents=True)
@@ -118,11 +123,12 @@ def test_two_runs_have_no_rank_correlation(tmp_path):
         ({"digest": "other"}, "different dream sets"),
         ({"seed": 1}, "held out different dreams"),
         ({"error": 0.2}, "less than the standard error"),
+        ({"num_real": 7}, "different numbers of real images (7, 60)"),
     ],
 )
 def test_what_makes_a_ranking_doubtful_is_said(tmp_path, changes, text):
-    write_run(tmp_path / "a", 0.5)
-    write_run(tmp_path / "b", 0.6, **changes)
+    write_run(tmp_path / "a", 0.5, num_real=60)
+    write_run(tmp_path / "b", 0.6, **({"num_real": 60} | changes))
 
     assert [text in remark for remark in compare_runs([tmp_path]).remarks] == [True]
 
