@@ -91,14 +91,12 @@ def preview(
     Example:
       dreamforge preview dreams.h5 --out dreams.png --per-class 12
     """
-    from dreamforge.preview import contact_sheet
+    from dreamforge.preview import contact_sheet, refuse_taken
     from shared.dreamset import DreamSet
-    from shared.errors import ConfigError
     from shared.files import atomic_path
 
     target = out or dreams.with_suffix(".png")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: is there already; choose another --out, or --overwrite")
+    refuse_taken(target, overwrite=overwrite)
     sheet = contact_sheet(
         DreamSet.open(dreams), num_classes=classes, per_class=per_class, sort=sort, scale=scale
     )

@@ -1,6 +1,7 @@
 """A contact sheet: some dreams of some classes, as a picture to look at."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _LARGEST_TILE = 256
 _GAP, _MARGIN, _ROW_GAP = 3, 20, 9
 _TITLE_HEIGHT = 52
 _LABEL_WIDTH = 132
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_MAX_PIXELS = 2**26  # of a sheet: 192 MiB while it is drawn
 _SMOOTH_FROM = 17  # pixels; of smaller images one wants to see the pixels
 
 
@@ -46,19 +49,26 @@ def contact_sheet(
         An RGB picture.
 
     Raises:
-        ConfigError: If there are no such classes, dreams or sorts to show.
+        ConfigError: If there are no such classes, dreams or sorts to show, or too many pixels.
         DreamSetError: If a shard is damaged.
     """
-    if num_classes < 1 or per_class < 1 or sort not in SORTS or (scale is not None and scale <= 0):
+    possible = scale is None or 0 < scale <= _MAX_PIXELS
+    if num_classes < 1 or per_class < 1 or sort not in SORTS or not possible:
         raise ConfigError(
             f"contact sheet of {num_classes} classes, {per_class} each, sorted by {sort}: expected "
-            f"at least 1 of both, a sort of {', '.join(SORTS)}, and a positive scale"
+            f"at least 1 of both, a sort of {', '.join(SORTS)}, and a positive scale "
+            f"of at most {_MAX_PIXELS:,}"
         )
     rows = _choose(dreams, num_classes, per_class, sort)
     tile = _tile_size(dreams.image_shape, scale)
     font, small, large = (ImageFont.load_default(size) for size in (14, 11, 19))
     width = 2 * _MARGIN + _LABEL_WIDTH + per_class * (tile[0] + _GAP) - _GAP
     height = 2 * _MARGIN + _TITLE_HEIGHT + len(rows) * (tile[1] + _ROW_GAP) - _ROW_GAP
+    if width * height > _MAX_PIXELS:
+        raise ConfigError(
+            f"contact sheet of {width:,}x{height:,} pixels, expected at most "
+            f"{_MAX_PIXELS // 2**20} million in all; lower --scale, --classes or --per-class"
+        )
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     title, subtitle = _titles(dreams, sort)
@@ -75,6 +85,24 @@ def contact_sheet(
             left = _MARGIN + _LABEL_WIDTH + column * (tile[0] + _GAP)
             sheet.paste(_picture(image, tile), (left, top))
     return sheet
+
+
+def refuse_taken(path: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError if something is at ``path`` that a contact sheet may not replace.
+
+    Args:
+        path: Of the sheet.
+        overwrite: Another PNG may be replaced; nothing else ever is.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{path}: is there already; choose another --out, or --overwrite")
+    if path.is_dir() or not _is_png(path):
+        raise ConfigError(
+            f"{path}: is there already and no PNG, so --overwrite leaves it alone; choose another "
+            "--out"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +183,11 @@ def _picture(image: Tensor, size: tuple[int, int]) -> Image.Image:
     if max(picture.size) < _SMOOTH_FROM:
         return picture.resize(size, Image.Resampling.NEAREST)
     return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_PNG_MAGIC)) in (_PNG_MAGIC, b"")
 
 
 def _fitted(draw: Any, text: str, font: Any, width: float) -> str:

@@ -5,7 +5,7 @@ import torch
 from dreamset_fixtures import tiny_dreams, tiny_spec, write_dream_set
 
 from dreamforge.info import describe
-from dreamforge.preview import confidences, contact_sheet
+from dreamforge.preview import confidences, contact_sheet, refuse_taken
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamSetError
@@ -73,7 +73,8 @@ def test_confidence_is_the_probability_of_the_label(colored: DreamSet) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_classes": 0}, {"per_class": 0}, {"sort": "beauty"}, {"scale": 0}]
+    "options",
+    [{"num_classes": 0}, {"per_class": 0}, {"sort": "beauty"}, {"scale": 0}, {"scale": 1e300}],
 )
 def test_impossible_sheets_are_refused(colored: DreamSet, options: dict) -> None:
     with pytest.raises(ConfigError, match="contact sheet"):
@@ -100,3 +101,25 @@ def test_info_tells_what_the_index_says(tmp_path: Path) -> None:
 def test_info_of_nothing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DreamSetError, match="not found"):
         describe(tmp_path / "dreams.h5")
+
+
+@pytest.mark.parametrize("options", [{"scale": 100_000}, {"per_class": 10_000_000}])
+def test_a_sheet_that_would_take_all_memory_is_refused(
+    colored: DreamSet, options: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigError, match=r"expected at most 64 million in all; lower --scale"):
+        contact_sheet(colored, **options)  # type: ignore[arg-type]
+
+
+def test_a_sheet_replaces_pictures_only(tmp_path: Path) -> None:
+    picture, other = tmp_path / "a.png", tmp_path / "a.h5"
+    refuse_taken(picture, overwrite=False)
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n and so on")
+    other.write_bytes(b"years of work")
+
+    refuse_taken(picture, overwrite=True)
+    with pytest.raises(ConfigError, match="is there already; choose another --out, or --over"):
+        refuse_taken(picture, overwrite=False)
+    for path in (other, tmp_path):
+        with pytest.raises(ConfigError, match="no PNG, so --overwrite leaves it alone"):
+            refuse_taken(path, overwrite=True)
