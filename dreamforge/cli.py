@@ -228,8 +228,9 @@ def _show_plan(
         ("disk", f"{costs['num_bytes_on_disk'] / 2**20:,.0f} MiB"),
         (
             "memory",
-            f"about {costs['num_bytes_in_memory'] / 2**20:,.0f} MiB, "
-            f"{costs['num_bytes_free'] / 2**20:,.0f} MiB free",
+            f"about {costs['num_bytes_in_memory'] / 2**20:,.0f} MiB for a batch, "
+            f"{costs['num_bytes_free'] / 2**20:,.0f} MiB free; "
+            f"the process took {costs['num_bytes_of_process'] / 2**20:,.0f} MiB in all to time it",
         ),
         (
             "time",

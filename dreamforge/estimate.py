@@ -17,7 +17,7 @@ from dreamforge.config import SynthesisConfig, parse_sparsities
 from dreamforge.engines import num_rehearsed_batches, rehearsing_engine
 from dreamforge.plan import plan_shards
 from dreamforge.resume import shard_attributes
-from shared.device import compute_dtype, num_bytes_free, synchronize
+from shared.device import compute_dtype, num_bytes_free, peak_num_bytes, synchronize
 from shared.dreams import DreamBatch
 from shared.files import sha256_of
 from shared.seeding import generator
@@ -39,6 +39,10 @@ def estimate(
     else at the largest power of two that does; ``timed_batch_size`` says which. Files are timed
     in the temporary folder. Eight devices share whole shards, and each pays again what is paid
     once.
+
+    ``num_bytes_in_memory`` is what a batch keeps alive on the device. What a process takes of the
+    host's memory at its most, with Python, PyTorch, the weights and on the CPU the timed batch, is
+    measured: ``num_bytes_of_process``.
 
     Args:
         teacher: What will be inverted.
@@ -65,6 +69,7 @@ def estimate(
     return {
         "num_bytes_on_disk": num_bytes,
         "num_bytes_in_memory": per_image * batch_size,
+        "num_bytes_of_process": peak_num_bytes(torch.device("cpu")),
         "num_bytes_free": num_bytes_free(device),
         "timed_batch_size": timed,
         "image_steps_per_second": timed / seconds_per_step,

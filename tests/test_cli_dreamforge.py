@@ -230,6 +230,8 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(synth, tmp_path):
     assert plan["hours"] > 0
     assert plan["num_bytes_on_disk"] == 8 * (3 * 8 * 8 + 2 * 4 + 8 + 4 + 4)
     assert plan["num_bytes_in_memory"] > 0
+    assert plan["num_bytes_of_process"] > 100 * 2**20  # PyTorch alone takes more
+    assert re.search(r"MiB for a batch, .* MiB free; the process took [\d,]+ MiB", shown.stdout)
     assert plan["num_shards"] == 2
     assert plan["teacher"]["architecture"] == "resnet8"
     assert plan["config"]["batch_size"] == 4

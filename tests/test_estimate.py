@@ -161,6 +161,7 @@ def test_a_real_estimate_is_positive_complete_and_writes_nothing(
     assert set(costs) == {
         "num_bytes_on_disk",
         "num_bytes_in_memory",
+        "num_bytes_of_process",
         "num_bytes_free",
         "timed_batch_size",
         "image_steps_per_second",
