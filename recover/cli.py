@@ -24,7 +24,7 @@ from recover.cli_options import (
 from recover.cli_prune import prune
 from recover.cli_sweep import SWEEP_COMMANDS
 from recover.settings import default_suffix
-from shared.cli import Tool, command_line, emit, format_duration, show_table
+from shared.cli import Tool, command_line, emit, format_duration, say, show_table
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
@@ -88,6 +88,7 @@ def run(
     config = recovery_config(preset, arguments, ("steps",) if budget else ())
     out = out or Path(f"{dreams_path.stem}{default_suffix(config)}")
 
+    from recover.finished import finished_report
     from recover.folder import RunFolder
     from recover.parallel import follow, launched_group
     from recover.pipeline import recover_student
@@ -96,7 +97,9 @@ def run(
     from shared.dreamset import DreamSet
 
     with launched_group(config) as (group, config):
-        RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
+        folder, replaces = RunFolder(out, {}), overwrite or dry_run
+        is_again = folder.is_finished and not replaces and budget is None
+        folder.refuse_finished(overwrite=replaces or is_again)
         dreams = DreamSet.open(dreams_path)
         teacher = open_teacher(dreams, arguments)
         shared: dict[str, Any] = {"allow_teacher_mismatch": allow_teacher_mismatch, "group": group}
@@ -113,6 +116,11 @@ def run(
             overwrite = False  # of an earlier run nothing is left but the steps just chosen
         if dry_run:
             plan = plan_recovery(prepare(config, teacher, dreams, **shared))
+        elif is_again:
+            num_real_images = len(real.images) if real else None
+            if group.leads:
+                report = finished_report(config, teacher, dreams, num_real_images, out)
+                say(f"recover: {out}: already finished")
         elif group.leads:
             with progress_display() as progress:
                 report = recover_student(

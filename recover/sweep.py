@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from recover.config import RecoverConfig
+from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments
 from recover.pipeline import recover_student
-from recover.preparation import named_arguments
-from recover.report import RecoveryReport
 from recover.results import Result, read_report, read_result
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
@@ -97,10 +96,7 @@ def plan_levels(
         raise ConfigError(f"--out {out}: found a file, expected a folder")
     levels = []
     for number, config in enumerate(configs):
-        identity = config.resolve(teacher.spec.image_shape).identity()
-        arguments = named_arguments(
-            identity, teacher.spec.fingerprint, dreams.manifest.digest(), num_eval_images
-        )
+        arguments = asked_arguments(config, teacher, dreams, num_eval_images)
         path = out / folder_name(config.sparsity)
         state = WAITING if overwrite else _state(RunFolder(path, arguments), arguments)
         levels.append(Level(number=number, config=config, folder=path, state=state))
@@ -164,7 +160,7 @@ def _student_below(level: Level, levels: Sequence[Level]) -> Path | None:
 
 def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
     if folder.is_finished:
-        changes = changed_arguments(_arguments_of(read_report(folder.path)), arguments)
+        changes = changed_arguments(arguments_of(read_report(folder.path)), arguments)
         if changes:
             raise IncompatibleError(
                 f"{folder.path}: is finished with {', '.join(changes[:3])}; "
@@ -173,19 +169,6 @@ def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
         return FINISHED
     folder.refuse_other_arguments()
     return INTERRUPTED if folder.checkpoint.exists() else WAITING
-
-
-def _arguments_of(report: RecoveryReport) -> dict[str, Any]:
-    """Return what a finished run was made with, as :func:`named_arguments` names it."""
-    origin = report.provenance
-    unimportant = RecoverConfig().to_json().keys() - RecoverConfig().identity().keys()
-    identity = {name: value for name, value in report.config.items() if name not in unimportant}
-    return named_arguments(
-        identity,
-        (origin.get("teacher") or {}).get("fingerprint"),
-        (origin.get("dreams") or {}).get("digest"),
-        origin.get("num_eval_images"),
-    )
 
 
 def _named(progress: ProgressCallback, level: str) -> ProgressCallback:

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -107,16 +108,24 @@ def test_a_dry_run_writes_nothing(runner: CliRunner, index: Path, tmp_path: Path
     assert not (tmp_path / "o").exists()
 
 
-def test_a_finished_run_is_kept_unless_overwritten(
+def test_a_finished_run_is_shown_again_and_kept_unless_overwritten(
     runner: CliRunner, index: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--dreams", index, "--out", tmp_path / "o")
-    assert run(runner, *arguments).exit_code == 0
+    out = tmp_path / "o"
+    arguments = ("--dreams", index, "--out", out)
+    first = run(runner, *arguments, "--json")
+    assert first.exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    again = run(runner, *arguments)
+    again = run(runner, *arguments, "--json")
+    other = run(runner, *arguments, "--lr", "0.123")
 
-    assert again.exit_code == 2
-    assert "holds a finished run" in error_of(again)
+    assert again.exit_code == 0, again.stderr
+    assert f"recover: {out}: already finished" in again.stderr
+    assert json.loads(again.stdout) == json.loads(first.stdout)
+    assert other.exit_code == 2
+    assert re.search(r"holds a finished run with --lr .*\(now 0\.123\); .*--ov", error_of(other))
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     assert run(runner, *arguments, "--overwrite").exit_code == 0
 
 
