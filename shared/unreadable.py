@@ -28,6 +28,7 @@ _HOW_TO_CONVERT = (
 _PLAIN_PACKAGES = frozenset(
     {"numpy", "pathlib", "datetime", "collections", "decimal", "uuid", "_codecs"}
 )
+_PLAIN_NAMES = frozenset({"builtins.dict", "builtins.list", "builtins.set", "builtins.int"})
 _SEARCHED_BYTES = 16 * 2**20  # where a pickle of names lies, before the tensors
 
 
@@ -85,7 +86,9 @@ def why_not_unpickled(path: Path, error: Exception) -> str:
     wanted = _refused_globals(path) or re.findall(r"GLOBAL ([\w.]{1,80})", str(error))[:1]
     reason = f": it wants {', '.join(wanted)}, and importing that could run code" if wanted else ""
     # A network is of none of these packages, so it is a dict that has it and something else.
-    is_dict = wanted and all(name.partition(".")[0] in _PLAIN_PACKAGES for name in wanted)
+    is_dict = wanted and all(
+        name in _PLAIN_NAMES or name.partition(".")[0] in _PLAIN_PACKAGES for name in wanted
+    )
     return (
         f"holds more than tensors{reason}; {_how_to_extract(path) if is_dict else _HOW_TO_CONVERT}"
     )

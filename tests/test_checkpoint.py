@@ -4,7 +4,7 @@ import argparse
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -312,6 +312,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_leaves_what_was_there(
         ({"best": np.float64(93.1)}, r"\['state_dict'\]"),
         ({"folder": Path("/x/y")}, r"\['state_dict'\]"),
         ({"date": datetime(2026, 1, 2)}, r"\['state_dict'\]"),
+        ({"history": defaultdict(list)}, r"\['state_dict'\]"),
         (None, r"{k: v for k, v in torch\.load\(PATH, weights_only=False\)\.items\(\)"),
     ],
 )
