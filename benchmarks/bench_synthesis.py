@@ -176,7 +176,11 @@ def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
         teacher = random_teacher(architecture, side)
     batch_size = chosen.batch_size or (on_cpu if device.type == "cpu" else on_gpu)
     config = SynthesisConfig(
-        num_images=batch_size, batch_size=batch_size, steps=chosen.steps, space="pixels"
+        num_images=batch_size,
+        batch_size=batch_size,
+        steps=chosen.steps,
+        space="pixels",
+        jitter_kind="roll",
     )
     config = config.resolve((3, side, side))
     loop = make_loop(name, teacher, config, device)

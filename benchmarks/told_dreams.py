@@ -32,7 +32,7 @@ from dreamforge.canvas import make_canvas
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import rate_factor
 from dreamforge.inversion_loss import inversion_copy
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
+from dreamforge.noise import Moves, balanced_targets, initial_inputs
 from dreamforge.objective import objective
 from recover.features import Key, feature_distance, feature_scales, features_of
 from shared.cli import Tool
@@ -147,7 +147,6 @@ class ToldDreams:
         targets = balanced_targets(self._teacher.spec.num_classes, config.seed, start, stop)
         draws = generator(config.seed, "batch", batch)
         inputs = initial_inputs(config.init, len(targets), shape, draws)
-        moves = jitters(config.steps or 1, config.jitter or 0, draws, flip=config.flip)
         term: Term | None = self._variation
         if self._kind in ("start", "features"):
             real = self._teacher.normalize(to_pixels(self._real_images(targets, batch)))
@@ -158,15 +157,16 @@ class ToldDreams:
             self._teacher.normalize(torch.full((1, *shape), value))[:, :, :1, :1]
             for value in (0.0, 1.0)
         )
+        moves = Moves(config, len(targets), low, draws)
         canvas = make_canvas(config.space, inputs, low, high)
         adam = torch.optim.Adam(
             [canvas.parameters], lr=config.lr, betas=(config.beta1, config.beta2)
         )
         with BatchNormMonitor(self._network) as monitor:
-            for step, moved in enumerate(moves):
+            for step in range(config.steps or 1):
                 adam.param_groups[0]["lr"] = config.lr * rate_factor(config, step)
                 free = canvas.inputs().detach().requires_grad_()
-                inputs = move(free, *moved)
+                inputs = moves(free, step)
                 with features_of(self._network) as features:
                     logits = self._answers(inputs)
                 loss, _ = objective(config, inputs, logits, targets, monitor.take())
@@ -176,7 +176,7 @@ class ToldDreams:
                 canvas.parameters.grad = canvas.gradient(gradient)
                 adam.step()
                 canvas.confine()
-                done = start + (stop - start) * (step + 1) // len(moves)
+                done = start + (stop - start) * (step + 1) // (config.steps or 1)
                 progress(Progress(stage="tell", done=done, total=config.num_images, unit="images"))
         return to_images(self._teacher.denormalize(canvas.inputs().detach()))
 

@@ -165,6 +165,10 @@ def _files(num_shards: int) -> str:
     return f"{num_shards} shards" if num_shards else "one file"
 
 
+def _size_text(channels: int, height: int, width: int) -> str:
+    return f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}"
+
+
 def _numbers(values: list[float]) -> str:
     return f"{', '.join(f'{value:.4g}' for value in values)} for pixels in [0, 1]"
 
@@ -179,7 +183,7 @@ def _show_info(record: dict[str, Any]) -> None:
     recognised, loss = quality.get("teacher_accuracy"), quality.get("mean_loss")
     rows = [
         ("images", f"{record['num_images']:,} of {'x'.join(map(str, record['image_shape']))}"),
-        ("image size", "{1}x{2}, {0} channels".format(*record["image_shape"])),
+        ("image size", _size_text(*record["image_shape"])),
         ("mean", _numbers(teacher["mean"])),
         ("std", _numbers(teacher["std"])),
         ("classes", f"{record['num_classes_present']} of {record['num_classes']}"),

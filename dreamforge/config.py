@@ -11,6 +11,7 @@ from typing import Any
 from dreamforge.methods import (
     DEFAULT_METHOD,
     METHODS,
+    PIXEL_METHODS,
     refuse_idle_options,
     without_idle_options,
 )
@@ -107,8 +108,17 @@ class SynthesisConfig:
     )
     tv_weight: float = option(0.0, "weight of the total variation", min=0)
     l2_weight: float = option(0.0, "weight of the inputs' L2", min=0)
+    jitter_kind: str | None = option(
+        None,
+        "how images move before each step: each by itself, padded with black and cropped, as small "
+        "images are in training (crop); or all rolled together (roll)  "
+        "[default: crop up to 64 pixels, then roll]",
+        choices=("crop", "roll"),
+    )
     jitter: int | None = option(
-        None, "random roll per step, pixels each way  [default: side / 16]", min=0
+        None,
+        "pixels that they move at most, each way  [default: crop: side / 8; roll: side / 16]",
+        min=0,
     )
     flip: bool = option(True, "random horizontal flip per step")
     space: str = option(
@@ -173,14 +183,17 @@ class SynthesisConfig:
         """Return the config with every automatic choice made for images of ``(C, H, W)``."""
         side = max(image_shape[1:])
         small = side <= SMALL_SIDE
-        usual = 200 if small else 1000
+        usual = 100 if small else 1000
         steps = self.steps or (GENERATOR_STEPS if self.method == "generator" else usual)
         batch_size = min(self.batch_size or (256 if small else 64), self.num_images)
-        jitter = self.jitter if self.jitter is not None else side // 16
+        crops = small if self.jitter_kind is None else self.jitter_kind == "crop"
+        crops = crops and self.method in PIXEL_METHODS
+        jitter = self.jitter if self.jitter is not None else side // (8 if crops else 16)
         return dataclasses.replace(
             self,
             steps=steps,
             batch_size=batch_size,
+            jitter_kind=("roll", "crop")[crops] if self.method in PIXEL_METHODS else None,
             jitter=min(jitter, side - 1),
             target_smoothing=self._target_smoothing(),
             shard_size=self.shard_size or _shard_size(self.num_images, batch_size, image_shape),
@@ -238,6 +251,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-3,
         "l2_weight": 0.0,
         "jitter": 2,
+        "jitter_kind": "roll",
         "space": "pixels",
         "init": "white",
     },
@@ -258,6 +272,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-4,
         "l2_weight": 1e-5,
         "jitter": 30,
+        "jitter_kind": "roll",
         "space": "pixels",
         "init": "white",
     },
@@ -278,6 +293,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "tv_weight": 1e-5,
         "l2_weight": 0.0,
         "flip": False,
+        "jitter_kind": "roll",
         "space": "pixels",
         "init": "white",
         "precision": "float32",

@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamforge.canvas import make_canvas
 from dreamforge.config import SynthesisConfig
 from dreamforge.inversion_loss import Answers, InversionLoss, inversion_copy
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move, soften
+from dreamforge.noise import Moves, balanced_targets, initial_inputs, soften
 from dreamforge.plan import batch_sizes
 from shared.compiling import compiler_errors
 from shared.device import compute_dtype, to_device
@@ -177,7 +177,7 @@ class Engine:
         steps = config.steps or 1
         draws = generator(config.seed, "batch", batch)
         noise = initial_inputs(config.init, len(targets), shape, draws)
-        moves = jitters(steps, config.jitter or 0, draws, flip=config.flip)
+        moves = Moves(config, len(targets), self._low, draws)
         start = to_device(noise, self._device)
         canvas = make_canvas(config.space, start, self._low, self._high)
         infinity = torch.full((), torch.inf, device=self._device)
@@ -190,7 +190,7 @@ class Engine:
             for step in range(steps):
                 adam.param_groups[0]["lr"] = lr * rate_factor(config, step)
                 inputs = canvas.inputs().detach().requires_grad_()
-                loss, terms = loss_of(move(inputs, *moves[step]), targets)
+                loss, terms = loss_of(moves(inputs, step), targets)
                 best.update(inputs.detach(), loss.detach(), terms)
                 (gradient,) = torch.autograd.grad(loss, inputs)
                 # Fused Adam walks through memory: a gradient in another layout would be

@@ -51,7 +51,7 @@ def export(
             with a folder. ``webdataset``: tar files of ``00000000.png``, ``.cls`` and
             ``.logits.npy``. ``npz``: one file with the five arrays. All three keep the manifest
             (``manifest.json``, or ``manifest`` in the npz), the first nothing of the logits.
-        overwrite: Replace an earlier export: a file, or a folder with its ``manifest.json``.
+        overwrite: Replace an earlier export, file or folder: it has a ``manifest``.
         progress: Told as images are written.
 
     Raises:
@@ -63,6 +63,8 @@ def export(
     if to == "npz":
         if out.exists() and not (overwrite and out.is_file()):
             raise ConfigError(f"{out}: is there already; choose another --out, or --overwrite")
+        if out.exists() and not _is_earlier_npz(out):
+            raise ConfigError(f"{out}: is no earlier export; remove it, or choose another --out")
         out.parent.mkdir(parents=True, exist_ok=True)
         return _export_npz(dreams, out, progress)
     if dreams.image_shape[0] not in _MODES:
@@ -83,6 +85,14 @@ def folder_names(dreams: DreamSet) -> list[str]:
     names = teacher.class_names or ("",) * teacher.num_classes
     slugs = (re.sub(r"[^\w+-]+", "_", name)[:60].strip("_") for name in names)
     return [f"{label:0{width}d}" + (f"-{slug}" if slug else "") for label, slug in enumerate(slugs)]
+
+
+def _is_earlier_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "manifest.npy" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 @contextmanager

@@ -21,6 +21,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "warmup": PIXEL_METHODS,
     "space": PIXEL_METHODS,
     "init": PIXEL_METHODS,
+    "jitter_kind": PIXEL_METHODS,
     "compile": PIXEL_METHODS,
     "targets": PIXEL_METHODS,
     "target_smoothing": PIXEL_METHODS,
@@ -43,6 +44,7 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
 UNSAID: Mapping[str, Any] = {
     "method": DEFAULT_METHOD,
     "space": "pixels",
+    "jitter_kind": "roll",
     "targets": "hard",
     "target_smoothing": None,
     "diversity_weight": 0.0,

@@ -28,7 +28,7 @@ def test_automatic_choices_follow_the_image_size():
     small = SynthesisConfig(num_images=5000).resolve((3, 32, 32))
     large = SynthesisConfig(num_images=5000).resolve((3, 224, 224))
 
-    assert (small.steps, small.batch_size, small.jitter) == (200, 256, 2)
+    assert (small.steps, small.batch_size, small.jitter) == (100, 256, 4)
     assert (large.steps, large.batch_size, large.jitter) == (1000, 64, 14)
     assert small.shard_size % small.batch_size == 0
     assert large.shard_size * 3 * 224 * 224 <= 64 * 2**20

@@ -67,6 +67,7 @@ def test_the_engine_agrees_with_ten_naive_lines(tiny_teacher, jitter, flip, prec
         tv_weight=0.1,
         space="pixels",
         init="pink",
+        jitter_kind="roll",
     ).resolve((3, 8, 8))
     dreams = Engine(tiny_teacher, config, CPU).synthesize(0, 0, 8)
 
