@@ -1,5 +1,6 @@
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +279,15 @@ def test_every_command_offers_json():
     for name, command in main.commands.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options, name
+
+
+def test_an_export_to_one_file_replaces_nothing_but_another(runner, dreams, tmp_path):
+    out = tmp_path / "weights.npz"
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("years/of/work", "")
+    for _ in range(2):
+        before = out.read_bytes()
+        result = run(runner, "export", dreams, "--to", "npz", "--out", out, "--overwrite", code=2)
+        assert "no earlier export" in result.stderr
+        assert out.read_bytes() == before
+        out.write_bytes(b"text")

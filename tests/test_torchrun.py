@@ -132,6 +132,10 @@ def test_a_run_survives_its_processes(tiny_teacher: Teacher, dreams: Path, tmp_p
     assert [row["step"] for row in rows[0]] == [50, 100, 150]
     assert rows[0] == [pytest.approx(row, rel=1e-3) for row in rows[1]]
 
+    with torchrun(together, log) as launcher:  # once more: there is nothing to do
+        assert launcher.wait(SECONDS) == 0
+    assert f"recover: {out}: already finished" in log.read_text()
+
 
 def test_a_sweep_survives_a_worker(dreams: Path, tmp_path: Path) -> None:
     arguments = ["sweep", "--dreams", str(dreams), *QUICK, "--steps", "60", "--sparsity", "0.5,0.9"]
