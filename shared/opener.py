@@ -98,16 +98,20 @@ def was_dream_set(path: Path) -> bool:
     True for the files of dream sets of any version, whole or damaged, for empty files, and where
     there is none.
     """
+    if not path.is_file():
+        return not path.exists()
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
-    except FileNotFoundError:
+    except FileNotFoundError:  # another worker has just removed it
         return True
     if not head.startswith(_HDF5_MAGIC):
         return not head
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _attributes(file).get("format") == FORMAT
+    except FileNotFoundError:
+        return True
     except (DreamSetError, *_LIBRARY_ERRORS):  # truncated, perhaps: its beginning still says it
         return FORMAT.encode() in head
 

@@ -95,9 +95,13 @@ def test_nothing_is_removed_where_one_file_may_not_be(tmp_path: Path) -> None:
     assert DreamSet.open(out).num_images == 24
 
 
-def test_a_folder_is_no_index(tmp_path: Path) -> None:
+def test_folders_and_devices_are_no_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a folder, expected the file of an index"):
         make_room(tmp_path, overwrite=True)
+    pipe = tmp_path / "pipe.h5"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
+        make_room(pipe, overwrite=True)
 
 
 def test_what_was_a_dream_set_may_go_whole_damaged_or_empty(tmp_path: Path) -> None:
