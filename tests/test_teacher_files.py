@@ -131,6 +131,11 @@ class Sigmoid(Net):
         return torch.cat([torch.zeros_like(z), z], 1)
 
 
+class Particular(Net):
+    def __init__(self, num_classes):
+        super().__init__({3: 3, 100: 100}[num_classes])
+
+
 class Needs(Net):
     def __init__(self, width, num_classes=3):
         super().__init__(num_classes)
@@ -162,6 +167,12 @@ def test_what_a_constructor_computes_is_kept(factories: Path, name: str) -> None
     torch.testing.assert_close(teacher.network(pixels), plain.network(2 * pixels))
 
 
+def test_a_factory_may_take_its_own_numbers_of_classes_only(factories: Path) -> None:
+    spec = load_teacher(factories, architecture="own_nets:Particular", image_size=8).spec
+
+    assert spec.num_classes == 3
+
+
 def test_a_factory_may_make_two_logits_of_one(factories: Path) -> None:
     path = factories.with_name("sigmoid.pt")
     torch.save(build_network("own_nets:Net", num_classes=1).state_dict(), path)
@@ -181,7 +192,7 @@ def test_a_factory_may_make_two_logits_of_one(factories: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Raises", r"called with \(num_classes=\d+\), it raised KeyError: 'depth'"),
+        ("Raises", r"called with \(num_classes=3\), it raised KeyError: 'depth'"),
         ("leaves", r"called with \(\), it raised SystemExit: usage: train\.py DATA"),
         ("Needs", r"missing a required argument: 'width'; write a function .* num_classes=\.\.\."),
         ("no_network", "returned a list, expected an nn.Module"),

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate
 from shared.architectures.catalog import ARCHITECTURES, find_candidate, timm_names
 from shared.architectures.skeleton import build_for_names, first_convolution
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, ConfigError
 from shared.statedict import with_plain_names
 
 # Candidates are built for this many classes: a prime that is no layer's width, so the tensors
@@ -79,7 +79,7 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
         NoFitError: Naming the first tensor that does not fit.
         ConfigError: If it is somebody's factory, and does not work.
     """
-    skeleton = build_for_names(lambda: candidate.build(_PROBE_CLASSES))
+    skeleton = _skeleton(candidate, tensors)
     state = skeleton.state_dict()
     expected = comparable(with_plain_names(state))
     found = comparable(tensors, left_out=candidate.left_out)
@@ -128,6 +128,16 @@ def comparable(
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked") and not name.startswith(left_out or ("\0",))
     }
+
+
+def _skeleton(candidate: Candidate, tensors: Mapping[str, Tensor]) -> nn.Module:
+    try:
+        return build_for_names(lambda: candidate.build(_PROBE_CLASSES))
+    except ConfigError:  # somebody's factory, which may take its own numbers of classes only
+        num_classes = next(
+            (shape[0] for shape in reversed(comparable(tensors).values()) if shape), 1
+        )
+        return build_for_names(lambda: candidate.build(num_classes))
 
 
 def _try(
