@@ -108,9 +108,12 @@ class HiddenBuffer(Net):
 
 
 class PlainAttribute(Net):
+    unused = None
+
     def __init__(self, num_classes=3):
         super().__init__(num_classes)
         self.scale = torch.ones(1, 3, 1, 1) * 2
+        self.unused = torch.ones(2)
 
     def forward(self, x):
         return super().forward(x * self.scale)
@@ -165,6 +168,9 @@ def test_what_a_constructor_computes_is_kept(factories: Path, name: str) -> None
     assert torch.equal(torch.random.get_rng_state(), before)
     pixels = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(teacher.network(pixels), plain.network(2 * pixels))
+    assert teacher.spec.fingerprint == plain.spec.fingerprint
+    on_meta = teacher.to(torch.device("meta"))  # all of it moves
+    assert on_meta.network(pixels.to("meta")).shape == (2, 3)
 
 
 def test_a_factory_may_take_its_own_numbers_of_classes_only(factories: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _FACTORIES = frozenset(
@@ -54,10 +54,18 @@ def build_for_names(build: Callable[[], nn.Module]) -> nn.Module:
 def build_in_memory(build: Callable[[], nn.Module]) -> nn.Module:
     """Return what ``build`` returns, on the CPU; the global random stream goes on as if it did not.
 
-    Its buffers and plain attributes have the values that its constructor gave them.
+    Its buffers and plain attributes have the values that its constructor gave them. Tensors among
+    the attributes become buffers that no state dict has: they go to another device or dtype with
+    the network.
     """
     with torch.random.fork_rng(devices=()):
-        return build().cpu()
+        network = build().cpu()
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and not hasattr(type(module), name):
+                delattr(module, name)
+                module.register_buffer(name, value.detach().cpu(), persistent=False)
+    return network
 
 
 def has_values_of_its_own(network: nn.Module) -> bool:
