@@ -9,7 +9,7 @@ BIN := .venv/bin
 demo: export OMP_NUM_THREADS = 1
 demo: .venv/.demo
 	$(BIN)/python benchmarks/digits.py demo/digits
-	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --no-flip \
+	$(BIN)/dreamforge synth --teacher data/digits-resnet8.safetensors --n 1024 --steps 200 --no-flip \
 		--init pink --out demo/dreams.h5 --overwrite
 	$(BIN)/dreamforge preview demo/dreams.h5 --out demo/dreams.png --overwrite
 	$(BIN)/recover run --dreams demo/dreams.h5 --sparsity 0.9 --steps 800 --no-flip --shift 1 \

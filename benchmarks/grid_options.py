@@ -40,7 +40,7 @@ def add_judged_teacher(parser: argparse.ArgumentParser) -> None:
 def add_published_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a benchmark that compares our dreams with the published recipe's."""
     parser.add_argument("--seed-n", type=int, default=1024, help="of 'seed'; published: 1024")
-    parser.add_argument("--synth-steps", type=int, default=200, help="of our dreams")
+    parser.add_argument("--synth-steps", type=int, default=100, help="of our dreams")
     parser.add_argument("--synth-options", default="", help="of our dreams, such as '--no-flip'")
 
 

@@ -42,7 +42,7 @@ class SynthesisConfig:
     )
     steps: int | None = option(
         None,
-        "Adam steps per batch  [default: 200 up to 64 px, else 1000; generator: 10]",
+        "Adam steps per batch  [default: 100 up to 64 px, else 1000; generator: 10]",
         min=1,
     )
     batch_size: int | None = option(

@@ -79,7 +79,7 @@ def test_all_sets_but_the_published_recipe_go_through_the_same_recovery(plan):
     assert recovers["seed"] == ("--preset", "tripurwar2025")
     makes = {source.name: " ".join(source.make) for source in plan.sources}
     assert makes["real"] == "transfer_sets choose --real train --teacher t.pt --n 4096"
-    assert makes["dreams"] == "dreamforge synth --steps 200 --teacher t.pt --n 4096"
+    assert makes["dreams"] == "dreamforge synth --steps 100 --teacher t.pt --n 4096"
     assert makes["seed"] == "dreamforge synth --preset tripurwar2025 --teacher t.pt --n 1024"
 
 

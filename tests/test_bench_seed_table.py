@@ -82,8 +82,8 @@ def test_recipes_differ_in_what_they_say_they_do():
     teacher = "--teacher out/teachers/resnet8.safetensors"
     assert makes == {
         "seed": f"dreamforge synth --preset tripurwar2025 {teacher} --n 7",
-        "ours": f"dreamforge synth --steps 200 --no-flip {teacher} --n 9",
-        "ours-equal": f"dreamforge synth --steps 200 --no-flip {teacher}",
+        "ours": f"dreamforge synth --steps 100 --no-flip {teacher} --n 9",
+        "ours-equal": f"dreamforge synth --steps 100 --no-flip {teacher}",
         "real": f"transfer_sets choose --real cifar/train {teacher} --n 9",
     }
     assert recovers == {
