@@ -111,7 +111,13 @@ def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which teacher it is and how it sees images, but for its path."""
     for option in reversed(
         (
-            click.option("--arch", metavar="NAME", help="architecture, if the tensors do not tell"),
+            click.option(
+                "--arch",
+                metavar="NAME",
+                help="architecture, if the tensors do not tell: a name, timm:NAME, or "
+                "package.module:factory, called with num_classes=... or with nothing where it does "
+                "not take it",
+            ),
             click.option("--image-size", metavar="PX", help="224, or HEIGHTxWIDTH"),
             click.option(
                 "--mean", metavar="R,G,B", help="of its preprocessing, for pixels in [0,1]"
