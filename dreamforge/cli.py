@@ -8,7 +8,8 @@ import click
 
 from dreamforge.cli_convert import CONVERSIONS
 from dreamforge.cli_sets import SET_COMMANDS
-from dreamforge.config import PRESETS, SynthesisConfig, preset_values
+from dreamforge.config import SynthesisConfig
+from dreamforge.presets import PRESETS, preset_values
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display

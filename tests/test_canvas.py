@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.canvas import Canvas, NaturalCanvas, PixelCanvas, make_canvas
-from dreamforge.config import PRESETS
+from dreamforge.presets import PRESETS
 from shared.seeding import generator
 
 LOW, HIGH = torch.full((1, 3, 1, 1), -2.0), torch.full((1, 3, 1, 1), 2.0)

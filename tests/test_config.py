@@ -1,6 +1,7 @@
 import pytest
 
-from dreamforge.config import PRESETS, SynthesisConfig, parse_sparsities, preset_values
+from dreamforge.config import SynthesisConfig, parse_sparsities
+from dreamforge.presets import PRESETS, preset_values
 from shared.errors import ConfigError
 
 
