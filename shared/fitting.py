@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,7 @@ from shared.architectures import (
     has_values_of_its_own,
     identify,
     is_factory,
+    match_by_position,
     match_candidate,
     set_input_channels,
 )
@@ -67,6 +69,10 @@ def find_architecture(
             continue
         left_out = [name for name in checkpoint.tensors if not name.startswith(prefix)]
         return candidate, _with_left_out(match, prefix, left_out), tensors
+    if name is not None:
+        with suppress(NoFitError):
+            candidate = find_candidate(name)
+            return candidate, *match_by_position(candidate, checkpoint.tensors)
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if facts.is_only_in_set("architecture"):
         raise IncompatibleError(

@@ -12,6 +12,7 @@ from shared.architectures.identify import (
     NoFitError,
     comparable,
     identify,
+    match_by_position,
     match_candidate,
     require_batch_norm,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "has_values_of_its_own",
     "identify",
     "is_factory",
+    "match_by_position",
     "match_candidate",
     "require_batch_norm",
     "set_input_channels",

@@ -22,8 +22,12 @@ from shared.architectures import (
     vgg,
     wide_resnet,
 )
-from shared.architectures.candidate import Candidate, Preprocessing
-from shared.architectures.skeleton import set_input_channels
+from shared.architectures.candidate import Candidate, Preprocessing, cifar_preprocessing
+from shared.architectures.skeleton import (
+    build_for_names,
+    first_convolution,
+    set_input_channels,
+)
 from shared.errors import ConfigError
 
 # In the order in which identification prefers them when tensors cannot tell them apart.
@@ -129,7 +133,18 @@ def _factory_candidate(architecture: str) -> Candidate:
             f"architecture {architecture!r} is of type {type(factory).__name__}, expected a class "
             f"or a function: {_CONTRACT}"
         )
-    return Candidate(name=architecture, build=partial(_call_factory, architecture, factory))
+    build = partial(_call_factory, architecture, factory)
+    return Candidate(name=architecture, build=build, usual=partial(_guessed_usual, build))
+
+
+def _guessed_usual(build: Callable[[int], nn.Module]) -> Preprocessing:
+    """Guess from the first convolution: networks for small images do not begin with a stride."""
+    try:
+        stem = first_convolution(build_for_names(lambda: build(2)))
+    except ConfigError:  # it takes its own numbers of classes only
+        return cifar_preprocessing()
+    strided = stem is not None and max(stem[1].stride) > 1
+    return Preprocessing(size=(224, 224)) if strided else cifar_preprocessing()
 
 
 def _call_factory(name: str, factory: Callable[..., Any], num_classes: int) -> nn.Module:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate
 from shared.architectures.catalog import ARCHITECTURES, find_candidate, timm_names
+from shared.architectures.renaming import renamed_by_position
 from shared.architectures.skeleton import build_for_names, first_convolution
 from shared.errors import CheckpointError, ConfigError
 from shared.statedict import with_plain_names
@@ -68,7 +69,7 @@ def identify(
         for name in _hinted_timm_names(hint):
             _try(find_candidate(f"timm:{name}"), tensors, matches, reasons)
     if not matches:
-        raise _nothing_fits(tensors, reasons)
+        raise _nothing_fits(tensors, reasons, hint)
     return _choose(matches, hint, image_size)
 
 
@@ -107,6 +108,32 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
         num_classes=num_classes.pop(),
         in_channels=found[stem_weight][1] if stem_weight else 3,
     )
+
+
+def match_by_position(
+    candidate: Candidate, tensors: Mapping[str, Tensor]
+) -> tuple[Match, dict[str, Tensor]]:
+    """Return a match of tensors under other names, and the tensors under the candidate's names.
+
+    Only for an architecture that somebody has named: padding and activations have no tensors.
+
+    Raises:
+        NoFitError: If roles or shapes are others, or come in another order.
+        ConfigError: If it is somebody's factory, and does not work.
+    """
+    renamed = renamed_by_position(_skeleton(candidate, tensors), tensors)
+    if renamed is None:
+        raise NoFitError(
+            f"{candidate.name}: its tensors come in another order", len(comparable(tensors))
+        )
+    match = match_candidate(candidate, renamed)
+    pairs = zip(renamed, comparable(tensors), strict=True)
+    ours, theirs = next(pair for pair in pairs if pair[0] != pair[1])
+    sentence = (
+        f"the file's names are not those of {candidate.name} ({theirs[:60]!r} is {ours}): took "
+        f"all {len(renamed)} tensors in their order, since their shapes fit"
+    )
+    return replace(match, assumptions=(*match.assumptions, sentence)), renamed
 
 
 def require_batch_norm(tensors: Mapping[str, Tensor]) -> None:
@@ -203,6 +230,36 @@ def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None)
     )
 
 
+def _take_in_order(fitting: list[str]) -> str:
+    which = (
+        f"{fitting[0]} has"
+        if len(fitting) == 1
+        else f"{' and '.join(fitting)} (alike in tensors, not in padding or activations) have"
+    )
+    return (
+        f"no known architecture has tensors of these names, but {which} as many of the same "
+        f"shapes in the same order: where that is the network, --arch {fitting[0]} takes them in "
+        "their order"
+    )
+
+
+def _fit_by_position(tensors: Mapping[str, Tensor], hint: str) -> list[str]:
+    """Return the names of known architectures that the tensors fit under other names."""
+    names = list(_hinted_timm_names(hint))
+    known = set(timm_names())
+    # TensorFlow's padding differs, and so timm has many a network twice.
+    names += [f"tf_{name}" for name in names if f"tf_{name}" in known]
+    timm = [find_candidate(f"timm:{name}") for name in names]
+    fitting = []
+    for candidate in (*ARCHITECTURES.values(), *timm):
+        try:
+            match_by_position(candidate, tensors)
+        except NoFitError:
+            continue
+        fitting.append(candidate.name)
+    return fitting
+
+
 def _hinted_timm_names(hint: str) -> Iterator[str]:
     plain_hint = _plain(hint)
     if not plain_hint:
@@ -215,7 +272,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> NoFitError:
+def _nothing_fits(
+    tensors: Mapping[str, Tensor], reasons: list[NoFitError], hint: str
+) -> NoFitError:
+    others = _fit_by_position(tensors, hint)
+    if others:
+        return NoFitError(_take_in_order(others), 0)
     if reasons:
         nearest = min(reasons, key=lambda reason: reason.num_wrong)
         return NoFitError(
