@@ -5,10 +5,10 @@
     python benchmarks/bench_recovery.py (the same) --render
 
 Every set goes through the same ``recover run`` with as many updates: dreams, real training images
-(the bound), and what dreams must beat: white noise, 1/f noise (``fractal``), dead leaves. ``seed``
-is the recipe of arXiv:2511.20702 as published, the presets ``tripurwar2025`` of both tools: 1,024
-dreams, 480 updates at 1e-3, BatchNorm statistics left as they are. Accuracy is that of the last
-step on real images; nothing is chosen on them.
+(the bound), and what dreams must beat: white noise, 1/f noise (``fractal``), dead leaves, the
+``scenes`` that dreams start from. ``seed`` is the recipe of arXiv:2511.20702 as published, the
+presets ``tripurwar2025`` of both tools: 1,024 dreams, 480 updates at 1e-3, BatchNorm statistics
+left as they are. Accuracy is that of the last step on real images; nothing is chosen on them.
 
 What is finished is read from its report and never run again: the same command goes on after an
 interruption, and sets, levels and seeds can be added. --render shows what is there.

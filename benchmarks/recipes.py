@@ -2,7 +2,7 @@
 
 import shlex
 
-DRAWN = ("noise", "fractal", "leaves")  # what is neither a dream nor a real image
+DRAWN = ("noise", "fractal", "leaves", "scenes")  # what is neither a dream nor a real image
 # The recipe of arXiv:2511.20702 as published is the preset of this name in both tools.
 PUBLISHED = "tripurwar2025"
 

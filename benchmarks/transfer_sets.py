@@ -34,6 +34,7 @@ from shared.seeding import generator
 from shared.teacher import Teacher, load_teacher
 
 NUM_LEAVES = 512  # cover an image nine times over; what shows are the front ones
+SCENES_TOGETHER = 16
 LEAST_RADIUS, MOST_RADIUS = 1 / 32, 1 / 2  # of the image's side
 
 
@@ -69,10 +70,21 @@ def leaves(teacher: Teacher, draws: torch.Generator) -> Tensor:
     return colors[front].permute(2, 0, 1)
 
 
+def scenes(teacher: Teacher, draws: torch.Generator) -> Tensor:
+    """Return pixels ``(C, H, W)`` of what dreams start from, before any step of inversion.
+
+    See :func:`dreamforge.scenes.draw_scenes`. Its unit variance is that of many scenes, so that
+    each may have its own contrast: the first of several drawn together.
+    """
+    drawn = initial_inputs("scenes", SCENES_TOGETHER, teacher.spec.image_shape, draws)
+    return teacher.denormalize(drawn)[0]
+
+
 DRAWN: dict[str, Callable[[Teacher, torch.Generator], Tensor]] = {
     "noise": noise,
     "fractal": fractal,
     "leaves": leaves,
+    "scenes": scenes,
 }
 
 

@@ -77,6 +77,15 @@ def test_a_front_leaf_covers_those_behind_it(tiny_teacher, monkeypatch):
     assert len(transfer_sets.leaves(tiny_teacher, draws()).flatten(1).unique(dim=1)[0]) == 1
 
 
+def test_scenes_differ_in_contrast(tiny_teacher):
+    """They would not if each had unit variance by itself."""
+    pixels = torch.stack([transfer_sets.scenes(tiny_teacher, draws(k)) for k in range(40)])
+    contrasts = pixels.flatten(1).std(1)
+
+    assert (contrasts.max() / contrasts.min()).item() > 1.5
+    assert pixels.std().item() == pytest.approx(0.25, abs=0.04)  # of the teacher's inputs
+
+
 def test_more_images_begin_with_the_same(tiny_teacher, tmp_path):
     transfer_sets.draw_images("leaves", tiny_teacher, 2, 7, tmp_path / "few")
     transfer_sets.draw_images("leaves", tiny_teacher, 3, 7, tmp_path / "more")
