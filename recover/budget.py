@@ -116,6 +116,7 @@ def choose_steps(
 
     Raises:
         IncompatibleError: If an unfinished run of other arguments is in the folder.
+        ConfigError: If a finished one is.
         InputFileError: If the record there cannot be read.
     """
     path = RunFolder(folder, {}).budget
@@ -164,10 +165,17 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
 
     Raises:
         IncompatibleError: If it chose for something else, or a run here goes on without a budget.
+        ConfigError: Likewise, of a finished run.
         InputFileError: If the record cannot be read.
     """
     again = "repeat its command to go on, or start again with --overwrite"
+    is_finished = RunFolder(path.parent, {}).is_finished
     if not path.exists():
+        if is_finished:
+            raise ConfigError(
+                f"--out {path.parent}: holds a finished run without --budget; choose another "
+                "folder or --overwrite it"
+            )
         if RunFolder(path.parent, {}).checkpoint.exists():
             raise IncompatibleError(
                 f"--out {path.parent}: holds an unfinished run without --budget; {again}"
@@ -182,6 +190,11 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
             f"{path}: no record of --budget; start again with --overwrite"
         ) from error
     changes = changed_arguments(before, dict(arguments))
+    if changes and is_finished:
+        raise ConfigError(
+            f"--out {path.parent}: holds a finished run with {', '.join(changes[:3])}; choose "
+            "another folder or --overwrite it"
+        )
     if changes:
         raise IncompatibleError(
             f"--out {path.parent}: was begun with {', '.join(changes[:3])}; {again}"

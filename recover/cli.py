@@ -98,7 +98,7 @@ def run(
 
     with launched_group(config) as (group, config):
         folder, replaces = RunFolder(out, {}), overwrite or dry_run
-        is_again = folder.is_finished and not replaces and budget is None
+        is_again = folder.is_finished and not replaces
         folder.refuse_finished(overwrite=replaces or is_again)
         dreams = DreamSet.open(dreams_path)
         teacher = open_teacher(dreams, arguments)

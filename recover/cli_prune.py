@@ -7,7 +7,7 @@ import click
 
 from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
 from recover.config import PRUNING_OPTIONS, RecoverConfig
-from shared.cli import command_line, emit, show_table
+from shared.cli import command_line, emit, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.config import options_of
@@ -68,14 +68,20 @@ def prune(
     if arguments["teacher_path"] is None and dreams_path is None:
         raise click.UsageError("nothing to prune: pass --teacher, --dreams or both")
 
+    from recover.finished import finished_report
     from recover.folder import RunFolder
-    from recover.oneshot import prune_student
+    from recover.oneshot import prune_student, pruning_config
     from recover.preparation import prepare
     from recover.prune import images_to_plan_by, plan_pruning
 
+    is_again = False
     if out is not None:
-        RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run)
+        is_again = RunFolder(out, {}).is_finished and not (overwrite or dry_run)
+        RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run or is_again)
     teacher, dreams = _open(dreams_path, arguments)
+    report = None
+    if out is not None and is_again:
+        report = finished_report(pruning_config(config, dreams), teacher, dreams, None, out)
     mismatch: dict[str, Any] = {"allow_teacher_mismatch": allow_teacher_mismatch}
     images, warnings = None, teacher.spec.assumptions
     if dreams is not None:
@@ -87,8 +93,9 @@ def prune(
     warn((*warnings, *plan.warnings))
     if not as_json:
         _show_plan(plan)
-    report = None
-    if out is not None and not dry_run:
+    if report is not None:
+        say(f"recover: {out}: already finished")
+    elif out is not None and not dry_run:
         with progress_display() as progress:
             report = prune_student(
                 config,

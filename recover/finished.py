@@ -16,11 +16,18 @@ from shared.teacher import Teacher
 def finished_report(
     config: RecoverConfig,
     teacher: Teacher,
-    dreams: DreamSet,
+    dreams: DreamSet | None,
     num_eval_images: int | None,
     out: Path,
 ) -> RecoveryReport:
     """Return the report of the finished run in ``out`` if the same run is asked for again.
+
+    Args:
+        config: As asked for now.
+        teacher: Likewise.
+        dreams: Likewise; None of a pruning without.
+        num_eval_images: Likewise; None without real images.
+        out: Folder of a finished run.
 
     Raises:
         ConfigError: If it was made with other arguments.
@@ -38,13 +45,12 @@ def finished_report(
 
 
 def asked_arguments(
-    config: RecoverConfig, teacher: Teacher, dreams: DreamSet, num_eval_images: int | None
+    config: RecoverConfig, teacher: Teacher, dreams: DreamSet | None, num_eval_images: int | None
 ) -> dict[str, Any]:
     """Return what decides the result of a run, before anything is prepared for it."""
     identity = config.resolve(teacher.spec.image_shape).identity()
-    return named_arguments(
-        identity, teacher.spec.fingerprint, dreams.manifest.digest(), num_eval_images
-    )
+    digest = None if dreams is None else dreams.manifest.digest()
+    return named_arguments(identity, teacher.spec.fingerprint, digest, num_eval_images)
 
 
 def arguments_of(report: RecoveryReport) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def prune_student(
     Raises:
         ConfigError, IncompatibleError: As :func:`recover.pipeline.recover_student`.
     """
-    config = dataclasses.replace(config, schedule="one-shot", steps=0)
     if dreams is None and config.reconstruct != "none":
         raise ConfigError(
             f"--reconstruct {config.reconstruct}: found no --dreams, expected a dream set to fit "
             "the weights to"
         )
+    config = pruning_config(config, dreams)
     if dreams is None:
         return _prune_without_dreams(config, teacher, out, overwrite=overwrite, command=command)
     return recover_student(
@@ -71,11 +71,17 @@ def prune_student(
     )
 
 
+def pruning_config(config: RecoverConfig, dreams: DreamSet | None) -> RecoverConfig:
+    """Return what a student is pruned with: no steps, and without dreams no repair."""
+    config = dataclasses.replace(config, schedule="one-shot", steps=0)
+    return dataclasses.replace(config, repair_images=0) if dreams is None else config
+
+
 def _prune_without_dreams(
     config: RecoverConfig, teacher: Teacher, out: Path, *, overwrite: bool, command: str
 ) -> RecoveryReport:
     started = time.monotonic()
-    config = dataclasses.replace(config.resolve(teacher.spec.image_shape), repair_images=0)
+    config = config.resolve(teacher.spec.image_shape)
     network, masks = pruned_copy(teacher, config)
     folder = RunFolder(
         out, named_arguments(config.identity(), teacher.spec.fingerprint, None, None)

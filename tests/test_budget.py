@@ -277,19 +277,35 @@ def test_too_little_time_repairs_only(
     assert json.loads(result.stdout)["config"]["steps"] == 0
 
 
+def test_a_finished_run_without_a_budget_is_not_given_one(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+) -> None:
+    out = tmp_path / "out"
+    assert call(runner, dreams, out, "--steps", "2").exit_code == 0
+
+    refused = call(runner, dreams, out, "--budget", "30s")
+
+    assert refused.exit_code == 2
+    assert "holds a finished run without --budget" in refused.stderr
+    assert not (out / "budget.json").exists()
+
+
 def test_overwriting_chooses_anew(
     runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
 ) -> None:
     out = tmp_path / "out"
     assert call(runner, dreams, out, "--budget", "30s").exit_code == 0
 
+    again = call(runner, dreams, out, "--budget", "30s")
     refused = call(runner, dreams, out, "--budget", "20s")
     shown = call(runner, dreams, out, "--budget", "20s", "--overwrite", "--dry-run")
     kept = json.loads((out / "budget.json").read_text())["budget"]
     replaced = call(runner, dreams, out, "--budget", "20s", "--overwrite")
 
+    assert again.exit_code == 0, again.output
+    assert "already finished" in again.stderr
     assert refused.exit_code == 2
-    assert "holds a finished run" in refused.stderr
+    assert "holds a finished run with --budget 30 s (now 20 s)" in refused.stderr
     assert shown.exit_code == replaced.exit_code == 0, replaced.output
     assert kept == 30
     assert json.loads((out / "budget.json").read_text())["budget"] == 20

@@ -296,10 +296,25 @@ def test_wrong_arguments_are_one_line(
     assert not result.stdout
 
 
-def test_a_finished_run_is_kept_unless_overwritten(teacher_file: Path, tmp_path: Path) -> None:
-    arguments = ("--teacher", teacher_file, "--out", tmp_path / "o")
-    assert prune(*arguments).exit_code == 0
+@pytest.mark.parametrize("source", ["teacher", "dreams"])
+def test_a_finished_run_is_shown_again_and_kept_unless_overwritten(
+    teacher_file: Path, dreams: DreamSet, tmp_path: Path, source: str
+) -> None:
+    given = teacher_file if source == "teacher" else dreams.path
+    arguments = (f"--{source}", given, "--out", tmp_path / "o", "--sensitivity-images", 0)
+    first = prune(*arguments, "--json")
+    assert first.exit_code == 0, first.output
+    before = (tmp_path / "o" / "report.json").stat().st_mtime_ns
 
-    assert "holds a finished run" in error_of(prune(*arguments))
+    again = prune(*arguments, "--json")
+
+    assert again.exit_code == 0, again.output
+    assert "already finished" in again.stderr
+    assert json.loads(again.stdout) == json.loads(first.stdout)
+    assert (tmp_path / "o" / "report.json").stat().st_mtime_ns == before
+    other = prune(*arguments, "--sparsity", 0.7)
+    assert other.exit_code == 2
+    assert "holds a finished run with --sparsity 0.8 (now 0.7)" in error_of(other)
     assert prune(*arguments, "--dry-run").exit_code == 0
     assert prune(*arguments, "--overwrite").exit_code == 0
+    assert (tmp_path / "o" / "report.json").stat().st_mtime_ns > before
