@@ -63,8 +63,10 @@ def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **opti
 @click.command()
 @DREAMS
 @click.option("--out", "-o", type=FILE, help="PNG to write  [default: DREAMS with .png]")
-@click.option("--classes", default=10, show_default=True, help="rows", metavar="N")
-@click.option("--per-class", default=8, show_default=True, help="dreams in a row", metavar="N")
+@click.option(
+    "--classes", type=int, help="how many  [default: what stands in ten lines]", metavar="N"
+)
+@click.option("--per-class", default=8, show_default=True, help="dreams of each", metavar="N")
 @click.option(
     "--sort",
     type=click.Choice(("confidence", "loss", "random")),
@@ -78,14 +80,14 @@ def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **opti
 def preview(
     dreams: Path,
     out: Path | None,
-    classes: int,
+    classes: int | None,
     per_class: int,
     sort: str,
     scale: float | None,
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Draw a contact sheet of DREAMS: one row per class, with its name.
+    """Draw a contact sheet of DREAMS, a row per class with its name; short rows side by side.
 
     \b
     Example:

@@ -22,6 +22,9 @@ _LARGEST_TILE = 256
 _GAP, _MARGIN, _ROW_GAP = 3, 20, 9
 _TITLE_HEIGHT = 52
 _LABEL_WIDTH = 132
+_COLUMN_GAP = 24
+_LEAST_WIDTH = 480  # for the title
+_LINES = 10
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_PIXELS = 2**26  # of a sheet: 192 MiB while it is drawn
 _SMOOTH_FROM = 17  # pixels; of smaller images one wants to see the pixels
@@ -30,17 +33,18 @@ _SMOOTH_FROM = 17  # pixels; of smaller images one wants to see the pixels
 def contact_sheet(
     dreams: DreamSet,
     *,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     per_class: int = 8,
     sort: str = "confidence",
     scale: float | None = None,
 ) -> Image.Image:
-    """Draw one row of dreams for each of some classes.
+    """Draw a row of dreams for each of some classes; short rows stand beside each other.
 
     Args:
         dreams: The set.
-        num_classes: Rows: all classes that occur if they are fewer, else evenly chosen.
-        per_class: Dreams in a row, the best first.
+        num_classes: All classes that occur if they are fewer, else evenly chosen. None: as many as
+            stand in ten lines.
+        per_class: Dreams of a class, the best first; as many are the width of the picture.
         sort: ``confidence`` (the teacher's, in the label, highest first), ``loss`` (lowest first),
             or ``random`` (always the same draw).
         scale: Magnification; by default such that a dream is well seen.
@@ -53,17 +57,23 @@ def contact_sheet(
         DreamSetError: If a shard is damaged.
     """
     possible = scale is None or 0 < scale <= _MAX_PIXELS
-    if num_classes < 1 or per_class < 1 or sort not in SORTS or not possible:
+    too_few = num_classes is not None and num_classes < 1
+    if too_few or per_class < 1 or sort not in SORTS or not possible:
         raise ConfigError(
             f"contact sheet of {num_classes} classes, {per_class} each, sorted by {sort}: expected "
             f"at least 1 of both, a sort of {', '.join(SORTS)}, and a positive scale "
             f"of at most {_MAX_PIXELS:,}"
         )
-    rows = _choose(dreams, num_classes, per_class, sort)
     tile = _tile_size(dreams.image_shape, scale)
+    longest = min(per_class, int(dreams.labels.bincount().max()))
+    step = _LABEL_WIDTH + longest * (tile[0] + _GAP) + _COLUMN_GAP
+    most_columns = max(1, (_LABEL_WIDTH + per_class * (tile[0] + _GAP) + _COLUMN_GAP) // step)
+    rows = _choose(dreams, num_classes or _LINES * most_columns, per_class, sort)
+    columns = min(most_columns, len(rows))
+    lines = -(-len(rows) // columns)
     font, small, large = (ImageFont.load_default(size) for size in (14, 11, 19))
-    width = 2 * _MARGIN + _LABEL_WIDTH + per_class * (tile[0] + _GAP) - _GAP
-    height = 2 * _MARGIN + _TITLE_HEIGHT + len(rows) * (tile[1] + _ROW_GAP) - _ROW_GAP
+    width = max(_LEAST_WIDTH, 2 * _MARGIN + columns * step - _COLUMN_GAP - _GAP)
+    height = 2 * _MARGIN + _TITLE_HEIGHT + lines * (tile[1] + _ROW_GAP) - _ROW_GAP
     if width * height > _MAX_PIXELS:
         raise ConfigError(
             f"contact sheet of {width:,}x{height:,} pixels, expected at most "
@@ -72,18 +82,22 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     title, subtitle = _titles(dreams, sort)
-    draw.text((_MARGIN, _MARGIN - 5), _fitted(draw, title, large, width), _INK, large)
-    draw.text((_MARGIN, _MARGIN + 20), _fitted(draw, subtitle, small, width), _FAINT, small)
+    room = width - 2 * _MARGIN
+    draw.text((_MARGIN, _MARGIN - 5), _fitted(draw, title, large, room), _INK, large)
+    draw.text((_MARGIN, _MARGIN + 20), _fitted(draw, subtitle, small, room), _FAINT, small)
     for place, row in enumerate(rows):
-        top = _MARGIN + _TITLE_HEIGHT + place * (tile[1] + _ROW_GAP)
+        line, column = divmod(place, columns)
+        left = _MARGIN + column * step
+        top = _MARGIN + _TITLE_HEIGHT + line * (tile[1] + _ROW_GAP)
         middle = top + tile[1] / 2
         name = _fitted(draw, row.name, font, _LABEL_WIDTH - 8)
         note = _fitted(draw, row.note, small, _LABEL_WIDTH - 8)
-        draw.text((_MARGIN, middle - 1), name, _INK, font, anchor="ls")
-        draw.text((_MARGIN, middle + 4), note, _FAINT, small, anchor="lt")
-        for column, image in enumerate(dreams.images(row.rows)):
-            left = _MARGIN + _LABEL_WIDTH + column * (tile[0] + _GAP)
-            sheet.paste(_picture(image, tile), (left, top))
+        draw.text((left, middle - 1), name, _INK, font, anchor="ls")
+        draw.text((left, middle + 4), note, _FAINT, small, anchor="lt")
+        for number, image in enumerate(dreams.images(row.rows)):
+            sheet.paste(
+                _picture(image, tile), (left + _LABEL_WIDTH + number * (tile[0] + _GAP), top)
+            )
     return sheet
 
 

@@ -103,12 +103,45 @@ def test_info_of_nothing_is_one_line(tmp_path: Path) -> None:
         describe(tmp_path / "dreams.h5")
 
 
-@pytest.mark.parametrize("options", [{"scale": 100_000}, {"per_class": 10_000_000}])
-def test_a_sheet_that_would_take_all_memory_is_refused(
-    colored: DreamSet, options: dict[str, int]
-) -> None:
+def test_short_rows_stand_beside_each_other(colored: DreamSet) -> None:
+    """Six dreams of each of four classes: they fit into a line of 24, with their names."""
+    lines = contact_sheet(colored, per_class=6, scale=2)
+    beside = contact_sheet(colored, per_class=100, scale=2)
+
+    assert lines.width < beside.width
+    assert lines.height > beside.height
+    colors = {color: count for count, color in beside.getcolors(maxcolors=2**16)}
+    assert [colors[tuple(color)] for color in COLORS.tolist()] == [6 * 16 * 16] * 4
+
+
+def test_as_many_classes_are_shown_as_stand_in_ten_lines(tmp_path: Path) -> None:
+    num_classes = 60
+    plain = tiny_dreams()
+    images = torch.arange(num_classes, dtype=torch.uint8).view(-1, 1, 1, 1) * 4
+    labels = torch.arange(num_classes)
+    dreams = DreamBatch(
+        images=images.expand(num_classes, 3, 8, 8).contiguous(),
+        labels=labels,
+        logits=torch.nn.functional.one_hot(labels, num_classes).half(),
+        batch=torch.zeros(num_classes, dtype=plain.batch.dtype),
+        loss=torch.zeros(num_classes),
+    )
+    spec = tiny_spec(num_classes=num_classes, class_names=None)
+    index = write_dream_set(tmp_path, dreams=dreams, spec=spec)
+
+    def grays(**options: int) -> int:
+        sheet = contact_sheet(DreamSet.open(index), scale=1, **options)  # type: ignore[arg-type]
+        shown = {color[0] for _, color in sheet.getcolors(maxcolors=2**16)}
+        return len(shown & set(range(0, 240, 4)))
+
+    assert grays(per_class=1) >= 10  # and letters have grays of their own
+    assert grays(per_class=60) > grays(per_class=1)
+    assert grays(num_classes=num_classes) == num_classes
+
+
+def test_a_sheet_that_would_take_all_memory_is_refused(colored: DreamSet) -> None:
     with pytest.raises(ConfigError, match=r"expected at most 64 million in all; lower --scale"):
-        contact_sheet(colored, **options)  # type: ignore[arg-type]
+        contact_sheet(colored, scale=100_000)
 
 
 def test_a_sheet_replaces_pictures_only(tmp_path: Path) -> None:
