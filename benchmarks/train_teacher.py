@@ -27,6 +27,7 @@ from training import Recipe, Training
 
 from recover.interrupt import interrupts_deferred
 from shared.architectures import build_network, find_candidate
+from shared.architectures.renaming import renamed_by_position
 from shared.checkpoint import load_checkpoint, save_network
 from shared.device import compute_dtype, describe_device, resolve_device
 from shared.errors import ConfigError, InterruptedRunError
@@ -90,7 +91,13 @@ def read_data(
 
 
 def make_network(options: argparse.Namespace, num_classes: int, channels: int) -> nn.Module:
-    """Return the network with seeded He initialisation, or with the tensors of ``--init``."""
+    """Return the network with seeded He initialisation, or with the tensors of ``--init``.
+
+    Those of another implementation, none of whose names fit, are taken in their order.
+
+    Raises:
+        ConfigError: If none fits.
+    """
     # What is not set below, such as the bias of a linear layer, draws from the global generator.
     torch.default_generator.manual_seed(derive_seed(options.seed, "defaults"))
     network = build_network(options.arch, num_classes=num_classes, in_channels=channels)
@@ -103,7 +110,13 @@ def make_network(options: argparse.Namespace, num_classes: int, channels: int) -
     if options.init is not None:
         own = network.state_dict()
         found = load_checkpoint(options.init).tensors
-        fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+        known = found.keys() & own.keys()
+        renamed = found if known else renamed_by_position(network, found) or {}
+        fitting = {k: v for k, v in renamed.items() if k in own and v.shape == own[k].shape}
+        if not fitting:
+            raise ConfigError(
+                f"--init {options.init}: none of its {len(found)} tensors fits {options.arch}"
+            )
         network.load_state_dict(fitting, strict=False)
         print(f"{options.init}: took {len(fitting)} of {len(own)} tensors")
     return network

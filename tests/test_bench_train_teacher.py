@@ -13,6 +13,7 @@ import part_file
 import train_teacher
 from training import Recipe, Training
 
+from shared.architectures import build_network
 from shared.checkpoint import load_checkpoint, load_state, save_state
 from shared.errors import CheckpointError, ConfigError, IncompatibleError, InterruptedRunError
 from shared.evaldata import EvalData
@@ -304,3 +305,34 @@ def spec_of(size, num_classes):
 def recipe(**changes):
     facts = {"epochs": 1, "batch_size": 2, "lr": 0.1, "weight_decay": 0.0, "shift": 1, "flip": True}
     return Recipe(**facts | {"seed": 0, "dtype": torch.float32} | changes)
+
+
+@pytest.mark.parametrize("names", ["own", "foreign"])
+def test_fine_tuning_starts_from_all_but_the_head(tmp_path, names):
+    """Of a network for 7 classes, under its own names or under another implementation's."""
+    trained = build_network("resnet8", num_classes=7).state_dict()
+    stored = (
+        trained if names == "own" else {f"_x{k}.{n}": t for k, (n, t) in enumerate(trained.items())}
+    )
+    path = tmp_path / "start.pt"
+    torch.save(stored, path)
+    words = ["--data", "d", "--out", "o", "--arch", "resnet8", "--init", str(path)]
+
+    network = train_teacher.make_network(train_teacher.parse_arguments(words), 4, 3)
+
+    for name, tensor in network.state_dict().items():
+        if name.startswith("linear"):
+            assert len(tensor) == 4
+        elif not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, trained[name]), name
+
+
+def test_weights_of_which_nothing_fits_are_no_start(tmp_path):
+    path = tmp_path / "start.pt"
+    torch.save({"encoder.weight": torch.zeros(3)}, path)
+    words = ["--data", "d", "--out", "o", "--arch", "resnet8", "--init", str(path)]
+
+    with pytest.raises(
+        ConfigError, match=r"--init .*start\.pt: none of its 1 tensors fits resnet8"
+    ):
+        train_teacher.make_network(train_teacher.parse_arguments(words), 4, 3)
