@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 from dreamforge.bn_stats import BatchStats  # noqa: E402
 from dreamforge.config import SynthesisConfig  # noqa: E402
 from dreamforge.engine import Engine, rate_factor  # noqa: E402
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move  # noqa: E402
+from dreamforge.moves import jitters, move  # noqa: E402
+from dreamforge.noise import balanced_targets, initial_inputs  # noqa: E402
 from dreamforge.objective import bn_kl, objective  # noqa: E402
 from shared.architectures import build_network  # noqa: E402
 from shared.device import (  # noqa: E402

@@ -32,7 +32,8 @@ from dreamforge.canvas import make_canvas
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import rate_factor
 from dreamforge.inversion_loss import inversion_copy
-from dreamforge.noise import Moves, balanced_targets, initial_inputs
+from dreamforge.moves import Moves
+from dreamforge.noise import balanced_targets, initial_inputs
 from dreamforge.objective import objective
 from recover.features import Key, feature_distance, feature_scales, features_of
 from shared.cli import Tool
@@ -134,7 +135,9 @@ class ToldDreams:
         self._config = dataclasses.replace(
             config,
             class_weight=0.0 if places else config.class_weight,
+            jitter_kind="roll" if places else config.jitter_kind,
             jitter=0 if places else config.jitter,
+            crop_area=None if places else config.crop_area,
             flip=config.flip and not places,
         )
         self._dtype = compute_dtype(CPU, config.precision)

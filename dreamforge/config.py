@@ -20,6 +20,7 @@ from shared.errors import ConfigError
 SMALL_SIDE = 64  # pixels; up to here the CIFAR-sized settings apply
 
 TARGET_SMOOTHING = 0.1  # Szegedy et al. 2016 (arXiv:1512.00567), section 7
+CROP_AREA = 0.25
 GENERATOR_STEPS = 10  # Fang et al. 2022, the slowest and best of their three settings
 
 
@@ -110,14 +111,21 @@ class SynthesisConfig:
     jitter_kind: str | None = option(
         None,
         "how images move before each step: each by itself, padded with black and cropped, as small "
-        "images are in training (crop); or all rolled together (roll)  "
-        "[default: crop up to 64 pixels, then roll]",
-        choices=("crop", "roll"),
+        "images are in training (crop), or cropped and magnified, as large ones are "
+        "(resized-crop); or all rolled together (roll)  "
+        "[default: crop up to 64 pixels, then resized-crop, or roll where --jitter is given]",
+        choices=("crop", "resized-crop", "roll"),
     )
     jitter: int | None = option(
         None,
         "pixels that they move at most, each way  [default: crop: side / 8; roll: side / 16]",
         min=0,
+    )
+    crop_area: float | None = option(
+        None,
+        "resized-crop: least share of the image that is seen  [default: 0.25]",
+        above=0,
+        max=1,
     )
     flip: bool = option(True, "random horizontal flip per step")
     space: str = option(
@@ -177,6 +185,11 @@ class SynthesisConfig:
             )
         if self.targets != "soft" and self.target_smoothing is not None:
             raise ConfigError(f"--target-smoothing: found --targets {self.targets}, expected soft")
+        if self.jitter_kind == "resized-crop" and self.jitter:
+            raise ConfigError(
+                f"--jitter {self.jitter}: found --jitter-kind resized-crop, which takes "
+                "--crop-area instead"
+            )
 
     def resolve(self, image_shape: tuple[int, int, int]) -> "SynthesisConfig":
         """Return the config with every automatic choice made for images of ``(C, H, W)``."""
@@ -185,19 +198,29 @@ class SynthesisConfig:
         usual = 100 if small else 1000
         steps = self.steps or (GENERATOR_STEPS if self.method == "generator" else usual)
         batch_size = min(self.batch_size or (256 if small else 64), self.num_images)
-        kind = None  # other methods have no choice: they roll
-        if self.method in PIXEL_METHODS:
-            kind = self.jitter_kind or ("crop" if small else "roll")
-        jitter = self.jitter if self.jitter is not None else side // (8 if kind == "crop" else 16)
+        kind = self._moves(small=small)
+        usual_jitter = {"crop": side // 8, "resized-crop": 0}.get(kind or "roll", side // 16)
+        jitter = self.jitter if self.jitter is not None else usual_jitter
+        if self.crop_area is not None and kind != "resized-crop":
+            raise ConfigError(
+                f"--crop-area: found --jitter-kind {kind or 'roll'}, expected resized-crop"
+            )
         return dataclasses.replace(
             self,
             steps=steps,
             batch_size=batch_size,
             jitter_kind=kind,
             jitter=min(jitter, side - 1),
+            crop_area=self.crop_area or (CROP_AREA if kind == "resized-crop" else None),
             target_smoothing=self._target_smoothing(),
             shard_size=self.shard_size or _shard_size(self.num_images, batch_size, image_shape),
         )
+
+    def _moves(self, *, small: bool) -> str | None:
+        if self.method not in PIXEL_METHODS:
+            return None  # no choice: they roll
+        usual = "crop" if small else "resized-crop" if self.jitter is None else "roll"
+        return self.jitter_kind or usual
 
     def _target_smoothing(self) -> float | None:
         return self.target_smoothing or TARGET_SMOOTHING if self.targets == "soft" else None

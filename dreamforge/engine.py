@@ -17,7 +17,8 @@ from torch import Tensor
 from dreamforge.canvas import make_canvas
 from dreamforge.config import SynthesisConfig
 from dreamforge.inversion_loss import Answers, InversionLoss, inversion_copy
-from dreamforge.noise import Moves, balanced_targets, initial_inputs, soften
+from dreamforge.moves import Moves
+from dreamforge.noise import balanced_targets, initial_inputs, soften
 from dreamforge.plan import batch_sizes
 from shared.compiling import compiler_errors
 from shared.device import compute_dtype, to_device

@@ -23,7 +23,8 @@ from dreamforge.engine import (
 from dreamforge.generator import initial_generator
 from dreamforge.inversion_loss import inversion_copy
 from dreamforge.mode_seeking import FeatureTap, likeness
-from dreamforge.noise import balanced_targets, jitters, move
+from dreamforge.moves import jitters, move
+from dreamforge.noise import balanced_targets
 from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
 from shared.device import autocast, compute_dtype, reproducible_convolutions, to_device

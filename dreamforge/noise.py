@@ -1,4 +1,4 @@
-"""Where dreams start, what they are to become, and how they are moved between steps."""
+"""Where dreams start, and what they are to become."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,6 @@ from torch import Tensor
 from dreamforge.config import SynthesisConfig
 from dreamforge.natural import natural_noise
 from dreamforge.scenes import draw_scenes
-from shared.device import to_device
 from shared.seeding import generator
 
 
@@ -79,78 +78,3 @@ def soften(config: SynthesisConfig, targets: Tensor, num_classes: int, batch: in
     partners = F.one_hot((targets + away) % num_classes, num_classes).float()
     lesser = torch.rand(len(targets), 1, generator=draws) / 2  # in [0, 1/2)
     return chosen * (1 - lesser) + partners * lesser
-
-
-def jitters(
-    steps: int, jitter: int, draws: torch.Generator, *, flip: bool
-) -> list[tuple[int, ...]]:
-    """Return ``(rows, columns, flipped)`` of every step: the whole batch moves together.
-
-    Drawn at once and on the host, so that no step waits for a random number.
-    """
-    rolls = torch.randint(-jitter, jitter + 1, (steps, 2), generator=draws)
-    flips = torch.randint(0, 2, (steps, 1), generator=draws) * int(flip)
-    return [tuple(move) for move in torch.cat([rolls, flips], dim=1).tolist()]
-
-
-def move(inputs: Tensor, rows: int, columns: int, flipped: int) -> Tensor:
-    """Return ``(N, C, H, W)`` rolled by whole pixels, then mirrored left to right if asked."""
-    moved = inputs.roll((rows, columns), dims=(2, 3)) if rows or columns else inputs
-    return moved.flip(3) if flipped else moved
-
-
-class Moves:
-    """How the inputs of one batch are moved before every step, so that no place is special.
-
-    ``roll``: the whole batch is rolled and mirrored together, one draw per step (Yin et al. 2020).
-    ``crop``: every image by itself is padded with black, cropped and mirrored, as networks for
-    small images are trained (He et al. 2016, arXiv:1512.03385, section 4.2). Their BatchNorm
-    remembers the black that came into view; where it does not come from here, dreams grow dark
-    frames to make up for it.
-
-    Args:
-        config: Resolved.
-        num_images: N.
-        low: Black, ``(1, C, 1, 1)`` in normalised units, on the inputs' device.
-        draws: Gives all moves of all steps now, so that no step waits for a random number.
-    """
-
-    def __init__(
-        self, config: SynthesisConfig, num_images: int, low: Tensor, draws: torch.Generator
-    ) -> None:
-        steps, self._reach = config.steps or 1, config.jitter or 0
-        self._low = low
-        self._rolls: list[tuple[int, ...]] = []
-        if config.jitter_kind != "crop":
-            self._rolls = jitters(steps, self._reach, draws, flip=config.flip)
-            return
-        offsets = torch.randint(0, 2 * self._reach + 1, (steps, 2, num_images), generator=draws)
-        flips = torch.randint(0, 2, (steps, 1, num_images), generator=draws) * int(config.flip)
-        self._crops = to_device(torch.cat([offsets, flips], dim=1), low.device)
-
-    def __call__(self, inputs: Tensor, step: int) -> Tensor:
-        """Return float32 ``(N, C, H, W)`` as step ``step`` sees them; gradients flow back."""
-        if self._rolls:
-            return move(inputs, *self._rolls[step])
-        return crop(inputs, self._crops[step], self._reach, self._low)
-
-
-def crop(inputs: Tensor, crops: Tensor, padding: int, low: Tensor) -> Tensor:
-    """Return inputs of the same shape, each padded with ``low``, cropped and perhaps mirrored.
-
-    Args:
-        inputs: ``(N, C, H, W)``.
-        crops: int64 ``(3, N)`` on the same device: the first row and column of each crop, from 0 to
-            ``2 * padding``, and whether it is mirrored left to right, 0 or 1.
-        padding: Pixels on each side.
-        low: ``(1, C, 1, 1)``.
-    """
-    num_images, channels, height, width = inputs.shape
-    framed = F.pad(inputs - low, (padding,) * 4).flatten(2)
-    rows, columns, mirrored = crops.unsqueeze(2).unbind()
-    across = torch.arange(width, device=inputs.device)
-    rows = rows + torch.arange(height, device=inputs.device)  # (N, H)
-    columns = columns + torch.where(mirrored.bool(), width - 1 - across, across)  # (N, W)
-    places = rows.unsqueeze(2) * (width + 2 * padding) + columns.unsqueeze(1)
-    places = places.view(num_images, 1, -1).expand(-1, channels, -1)
-    return framed.gather(2, places).view_as(inputs) + low

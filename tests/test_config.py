@@ -30,7 +30,7 @@ def test_automatic_choices_follow_the_image_size():
     large = SynthesisConfig(num_images=5000).resolve((3, 224, 224))
 
     assert (small.steps, small.batch_size, small.jitter) == (100, 256, 4)
-    assert (large.steps, large.batch_size, large.jitter) == (1000, 64, 14)
+    assert (large.steps, large.batch_size, large.crop_area) == (1000, 64, 0.25)
     assert small.shard_size % small.batch_size == 0
     assert large.shard_size * 3 * 224 * 224 <= 64 * 2**20
 

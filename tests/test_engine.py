@@ -9,8 +9,9 @@ from dreamforge import inversion_loss
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine, rate_factor
+from dreamforge.moves import jitters, move
 from dreamforge.natural import NaturalBasis
-from dreamforge.noise import balanced_targets, initial_inputs, jitters, move
+from dreamforge.noise import balanced_targets, initial_inputs
 from dreamforge.objective import bn_kl
 from shared.architectures import build_network
 from shared.errors import DreamforgeError

@@ -3,12 +3,8 @@ import torch
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.noise import (
-    Moves,
     balanced_targets,
-    crop,
     initial_inputs,
-    jitters,
-    move,
     soften,
 )
 from shared.seeding import generator
@@ -52,22 +48,6 @@ def test_odd_and_non_square_sizes_are_fine():
     assert initial_inputs("pink", 2, (1, 7, 12), generator(0)).shape == (2, 1, 7, 12)
 
 
-def test_jitters_stay_in_range_and_can_be_switched_off():
-    moves = jitters(200, 2, generator(0, "moves"), flip=True)
-
-    assert {abs(value) for rows, columns, _ in moves for value in (rows, columns)} == {0, 1, 2}
-    assert {flipped for *_, flipped in moves} == {0, 1}
-    assert set(jitters(50, 0, generator(0), flip=False)) == {(0, 0, 0)}
-
-
-def test_move_rolls_and_mirrors_by_whole_pixels():
-    image = torch.arange(4.0).view(1, 1, 2, 2)
-
-    assert move(image, 1, 0, 0).flatten().tolist() == [2, 3, 0, 1]
-    assert move(image, 0, 0, 1).flatten().tolist() == [1, 0, 3, 2]
-    assert torch.equal(move(image, 0, 0, 0), image)
-
-
 def test_hard_targets_stay_as_they_are():
     targets = balanced_targets(5, 0, 0, 7)
 
@@ -103,61 +83,3 @@ def test_pairs_of_a_batch_are_its_own_and_always_the_same():
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (4, 1, 6, 9)])
-def test_a_crop_is_a_window_of_the_image_framed_in_black(shape):
-    draws = generator(0, "crops")
-    inputs = torch.randn(shape, generator=draws).requires_grad_()
-    low = torch.tensor([-2.0, -1.5, -1.0][: shape[1]]).view(1, -1, 1, 1)
-    offsets = torch.randint(0, 5, (2, shape[0]), generator=draws)
-    crops = torch.cat([offsets, torch.arange(shape[0]).view(1, -1) % 2])
-
-    windows = []
-    for image, (row, column, mirrored) in zip(inputs, crops.T.tolist(), strict=True):
-        framed = low[0].expand(-1, shape[2] + 4, shape[3] + 4).clone()
-        framed[:, 2:-2, 2:-2] = image
-        window = framed[:, row : row + shape[2], column : column + shape[3]]
-        windows.append(window.flip(2) if mirrored else window)
-    expected, cropped = torch.stack(windows), crop(inputs, crops, 2, low)
-    weights = torch.randn(shape, generator=draws)
-    gradients = [
-        torch.autograd.grad((each * weights).sum(), inputs)[0] for each in (expected, cropped)
-    ]
-
-    assert torch.allclose(cropped, expected, atol=1e-6)
-    assert torch.equal(*gradients)
-
-
-def test_crops_move_every_image_by_itself_and_rolls_all_together():
-    shades = torch.arange(1.0, 9.0).view(1, 1, 1, 8).expand(6, 1, 8, 8)
-    black = torch.zeros(1, 1, 1, 1)
-
-    def moved(kind):
-        config = SynthesisConfig(num_images=6, steps=20, jitter=2, jitter_kind=kind)
-        moves = Moves(config.resolve((1, 8, 8)), 6, black, generator(0, "moves"))
-        return torch.stack([moves(shades, step) for step in range(20)])
-
-    rolled, cropped = moved("roll"), moved("crop")
-
-    assert all(torch.equal(step[0], image) for step in rolled for image in step)
-    assert len({tuple(image[0, 4].tolist()) for image in cropped[0]}) > 1
-    assert (rolled == 0).sum() == 0
-    assert 0 < (cropped == 0).float().mean() < 0.4
-    assert cropped[:, :, 0, 2:-2, 2:-2].amin() > 0  # black comes in by two pixels at most
-
-
-@pytest.mark.parametrize(
-    ("side", "kind", "jitter"),
-    [(8, "crop", 1), (32, "crop", 4), (64, "crop", 8), (224, "roll", 14)],
-)
-def test_small_images_are_cropped_by_default_and_large_ones_rolled(side, kind, jitter):
-    config = SynthesisConfig(num_images=4).resolve((3, side, side))
-
-    assert (config.jitter_kind, config.jitter) == (kind, jitter)
-
-
-def test_a_generator_has_no_choice_of_moves():
-    config = SynthesisConfig(num_images=4, method="generator").resolve((3, 32, 32))
-
-    assert (config.jitter_kind, config.jitter) == (None, 2)
