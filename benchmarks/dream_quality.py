@@ -2,6 +2,7 @@
 
     python benchmarks/dream_quality.py measure dreams.h5 --teacher resnet20.pt \
         --second resnet56.th --eval-data cifar/test --out quality.json
+    python benchmarks/dream_quality.py recognise dreams.h5 --judge lite2.pth --arch timm:NAME
 
 Of the stored images, 8 bits and unaugmented, and of as many real ones: how far their BatchNorm
 statistics are from those that the teacher remembers, how diverse they are within a class, and who
@@ -15,6 +16,7 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
+from summary import markdown
 from torch import Tensor, nn
 
 from dreamforge.bn_stats import BatchNormMonitor
@@ -22,11 +24,12 @@ from dreamforge.objective import bn_kl
 from shared.cli import Tool, say
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.device import resolve_device
+from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.evaldata import open_eval_data
 from shared.files import write_json
-from shared.images import to_pixels
+from shared.images import to_images, to_pixels
 from shared.metrics import accuracy, default_batch_size
 from shared.seeding import generator
 from shared.teacher import Teacher, load_teacher
@@ -195,6 +198,56 @@ def measure_set(
     }
     write_json(out, record)
     click.echo(f"{out}: {dreams.num_images:,} dreams measured")
+
+
+@main.command("recognise")
+@click.argument(
+    "sets", metavar="DREAMS...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("--judge", type=click.Path(path_type=Path), required=True, help="its checkpoint")
+@teacher_options
+@click.option("--device", default="auto", show_default=True)
+def recognise_sets(sets: tuple[Path, ...], judge: Path, device: str, **options: Any) -> None:
+    """Print how many of DREAMS their teacher and another network, the judge, recognise.
+
+    Images are made to fit the judge; --arch, --image-size, --mean and --std are the judge's.
+    """
+    network = load_teacher(judge, **teacher_arguments(options)).to(resolve_device(device))
+    for assumption in network.spec.assumptions:
+        say(f"--judge: assumed: {assumption}")
+    rows = []
+    for path in sets:
+        dreams = DreamSet.open(path)
+        if dreams.manifest.teacher.num_classes != network.spec.num_classes:
+            raise IncompatibleError(
+                f"--judge {judge}: {network.spec.num_classes} classes, expected the "
+                f"{dreams.manifest.teacher.num_classes} of {path}"
+            )
+        batch = dreams.read(0, dreams.num_images)
+        shares = [accuracy(batch.logits, batch.labels), *recognised(network, batch)]
+        rows.append([path.stem, f"{dreams.num_images:,}", *(f"{100 * s:.1f}" for s in shares)])
+    judged = network.spec.architecture
+    titles = ["dreams", "images", "teacher, %", f"{judged}, %", "in its first five, %"]
+    click.echo(markdown(titles, rows))
+
+
+def recognised(judge: Teacher, batch: DreamBatch) -> tuple[float, float]:
+    """Return the fractions of dreams whose label is the judge's first, and among its first five.
+
+    Args:
+        judge: For as many classes.
+        batch: Of any size in pixels: resized bicubically, with antialiasing.
+    """
+    size = judge.spec.image_shape[1:]
+    answers = []
+    for part in batch.images.split(default_batch_size(batch.images)):
+        pixels = to_pixels(part)
+        if tuple(pixels.shape[2:]) != size:
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+        answers.append(judge.logits(to_images(pixels)))
+    order = torch.cat(answers).topk(min(5, judge.spec.num_classes), dim=1).indices
+    hits = order == batch.labels.unsqueeze(1)
+    return hits[:, 0].double().mean().item(), hits.any(1).double().mean().item()
 
 
 def _open_second(path: Path, teacher: Teacher) -> Teacher:

@@ -13,7 +13,9 @@ from torch import nn
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import dream_quality
 
+from shared.architectures import build_network
 from shared.dreams import DreamBatch
+from shared.dreamset import DreamSet
 from shared.errors import IncompatibleError
 from shared.images import to_pixels
 from shared.seeding import generator
@@ -141,3 +143,40 @@ def test_a_set_is_measured_beside_as_many_real_images(teacher_file, tiny_teacher
     assert found["dreams"]["num_images"] == found["real"]["num_images"] == 16
     assert found["dreams"]["second_accuracy"] == found["dreams"]["teacher_accuracy"]
     assert found["synthesis_seconds"] == 1.5
+
+
+def test_a_judge_looks_at_dreams_of_another_size(
+    teacher_file, tiny_teacher, tmp_path, runner, monkeypatch
+):
+    index = write_dream_set(tmp_path)
+    batch = DreamSet.open(index).read(0, 24)
+    answers = torch.zeros(24, 4)
+    answers[torch.arange(24), (batch.labels + (torch.arange(24) >= 6)) % 4] = 1.0
+    seen = []
+
+    def logits(_, images, _batch_size=None):
+        seen.append(tuple(images.shape))
+        return answers
+
+    monkeypatch.setattr(Teacher, "logits", logits)
+    words = ["recognise", str(index), "--judge", str(teacher_file), "--image-size", "16"]
+
+    result = runner.invoke(dream_quality.main, [*words, "--device", "cpu"])
+
+    assert result.exit_code == 0, result.output
+    assert seen == [(24, 3, 16, 16)]
+    cells = [cell.strip() for cell in result.stdout.splitlines()[2].strip("|").split("|")]
+    assert cells[3] == "25.0"  # the first six of 24
+    assert cells[4] == "100.0"  # there are four classes
+
+
+def test_a_judge_of_other_classes_is_refused(tmp_path, runner):
+    index = write_dream_set(tmp_path)
+    torch.save(build_network("resnet8", num_classes=7).state_dict(), tmp_path / "judge.pt")
+
+    result = runner.invoke(
+        dream_quality.main, ["recognise", str(index), "--judge", str(tmp_path / "judge.pt")]
+    )
+
+    assert result.exit_code == 4
+    assert "7 classes, expected the 4 of" in result.stderr
