@@ -125,12 +125,12 @@ class Facts:
         """Return the facts in a record, without those that make no sense."""
         facts = {}
         for key, (name, read) in _READERS.items():
-            if record.get(key) is None:
+            if record.get(key) is None or name in facts:
                 continue
             value = read(record[key])
             if value is not None:
                 facts[name] = value
-            elif key != "architecture":  # another's word for it is still a hint
+            elif key not in _LOOSE_KEYS:
                 self._note(f"recorded {key} ignored: found {_short(record[key])}")
         return facts
 
@@ -198,14 +198,46 @@ def _read_names(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if all(isinstance(item, str) for item in value) else None
 
 
-# key in the record -> fact, and how to read it
+def _read_side(value: Any) -> tuple[int, int] | None:
+    """Read what scripts call the size of their inputs: a side, ``[H, W]`` or ``[C, H, W]``."""
+    numbers = _read_numbers(value if isinstance(value, Sequence) else [value])
+    if numbers is None or len(numbers) > 3 or not all(n == int(n) for n in numbers):
+        return None
+    sides = (1, *numbers * 2) if len(numbers) == 1 else (1, *numbers[-2:])
+    return _read_size(sides)
+
+
+def _read_class_map(value: Any) -> tuple[str, ...] | None:
+    """Read torchvision's ``class_to_idx``, or the reverse, as names in the order of the logits."""
+    if not isinstance(value, Mapping):
+        return None
+    pairs = list(value.items())
+    if all(isinstance(name, int) for name, _ in pairs):
+        pairs = [(name, number) for number, name in pairs]
+    numbers = [number for _, number in pairs]
+    whole = all(type(number) is int for number in numbers)
+    if not pairs or not whole or sorted(numbers) != list(range(len(pairs))):
+        return None
+    return _read_names([name for name, _ in sorted(pairs, key=lambda pair: pair[1])])
+
+
+# key in the record -> fact, and how to read it; of several for a fact the first counts
 _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "architecture": ("architecture", _read_architecture),
     "image_shape": ("image_size", _read_size),
     "mean": ("mean", _read_numbers),
     "std": ("std", _read_std),
     "class_names": ("class_names", _read_names),
+    # What training scripts write beside their weights.
+    "image_size": ("image_size", _read_side),
+    "input_size": ("image_size", _read_side),
+    "img_size": ("image_size", _read_side),
+    "class_to_idx": ("class_names", _read_class_map),
+    "idx_to_class": ("class_names", _read_class_map),
+    "classes": ("class_names", _read_names),
 }
+# Others mean other things by these; another's word for an architecture is still a hint.
+_LOOSE_KEYS = _READERS.keys() - {"image_shape", "mean", "std", "class_names"}
 
 
 def _why(candidate: Candidate, what: str) -> str:

@@ -90,6 +90,10 @@ def _plain_values(record: Mapping[Any, Any]) -> dict[str, Any]:
     def plain(value: Any) -> bool:
         if isinstance(value, list | tuple):
             return all(isinstance(item, str | int | float) for item in value)
+        if isinstance(value, dict):  # names and numbers of classes
+            return bool(value) and all(
+                isinstance(item, str | int) for pair in value.items() for item in pair
+            )
         return isinstance(value, str | int | float)
 
     return {k: v for k, v in record.items() if isinstance(k, str) and plain(v)}

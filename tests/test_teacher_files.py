@@ -372,3 +372,47 @@ def test_unusual_but_possible_statistics_are_taken(mean: list[float], std: list[
         spec = teacher_from_checkpoint(checkpoint, **options).spec  # type: ignore[arg-type]
         assert spec.mean[0] == mean[0]
         assert spec.std[-1] == std[-1]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"class_to_idx": {"dog": 2, "ant": 0, "cat": 1}, "img_size": 16},
+        {"idx_to_class": {0: "ant", 1: "cat", 2: "dog"}, "input_size": [16, 16]},
+        {"classes": ["ant", "cat", "dog"], "input_size": [3, 16, 16]},
+        {"class_names": ["ant", "cat", "dog"], "classes": 3, "image_size": 16.0},
+    ],
+)
+def test_what_training_scripts_write_beside_their_weights_is_read(
+    tmp_path: Path, record: dict
+) -> None:
+    weights = build_network("resnet8", num_classes=3).state_dict()
+    torch.save({"model": weights, **record}, tmp_path / "checkpoint.pt")
+
+    spec = load_teacher(tmp_path / "checkpoint.pt").spec
+
+    assert spec.class_names == ("ant", "cat", "dog")
+    assert spec.image_shape == (3, 16, 16)
+    assert not any("image size" in text or "class" in text for text in spec.assumptions)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"class_to_idx": {"dog": 2, "ant": 0, "cat": 0}},
+        {"class_to_idx": {"dog": "2", "ant": "0", "cat": "1"}},
+        {"class_to_idx": {"ant": True, "cat": False}},
+        {"idx_to_class": {1: "ant", 2: "cat", 3: "dog"}},
+        {"class_to_idx": {}},
+        {"classes": 3, "img_size": "16"},
+        {"input_size": [1, 2, 3, 4], "image_size": 0.5},
+    ],
+)
+def test_what_means_something_else_is_passed_over(tmp_path: Path, record: dict) -> None:
+    weights = build_network("resnet8", num_classes=3).state_dict()
+    torch.save({"model": weights, **record}, tmp_path / "checkpoint.pt")
+
+    spec = load_teacher(tmp_path / "checkpoint.pt").spec
+
+    assert spec.class_names is None
+    assert spec.image_shape == (3, 32, 32)
