@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def _factory_candidate(architecture: str) -> Candidate:
             f"or a function: {_CONTRACT}"
         )
     build = partial(_call_factory, architecture, factory)
-    return Candidate(name=architecture, build=build, usual=partial(_guessed_usual, build))
+    return Candidate(name=architecture, build=build, usual=cache(partial(_guessed_usual, build)))
 
 
 def _guessed_usual(build: Callable[[int], nn.Module]) -> Preprocessing:
