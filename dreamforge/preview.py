@@ -60,8 +60,9 @@ def contact_sheet(
     too_few = num_classes is not None and num_classes < 1
     if too_few or per_class < 1 or sort not in SORTS or not possible:
         raise ConfigError(
-            f"contact sheet of {num_classes} classes, {per_class} each, sorted by {sort}: expected "
-            f"at least 1 of both, a sort of {', '.join(SORTS)}, and a positive scale "
+            f"contact sheet of {'some' if num_classes is None else num_classes} classes, "
+            f"{per_class} each, sorted by {sort}: expected at least 1 of both, a "
+            f"sort of {', '.join(SORTS)}, and a positive scale "
             f"of at most {_MAX_PIXELS:,}"
         )
     tile = _tile_size(dreams.image_shape, scale)

@@ -22,6 +22,7 @@ from shared.architectures import (
     match_by_position,
     match_candidate,
     set_input_channels,
+    suggest_by_position,
 )
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
@@ -73,6 +74,8 @@ def find_architecture(
         with suppress(NoFitError):
             candidate = find_candidate(name)
             return candidate, *match_by_position(candidate, checkpoint.tensors)
+    elif suggestion := suggest_by_position(checkpoint.tensors, facts.hint(checkpoint.path)):
+        raise CheckpointError(suggestion)
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if facts.is_only_in_set("architecture"):
         raise IncompatibleError(

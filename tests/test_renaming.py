@@ -64,6 +64,21 @@ def test_unnamed_it_is_refused_with_the_name_that_would_fit(weights: dict[str, T
         load(foreign(weights))
 
 
+def test_all_architectures_are_built_only_where_nothing_fits(
+    weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes seconds, and a file whose network is under a prefix is a common one."""
+    searched = []
+    monkeypatch.setattr("shared.fitting.suggest_by_position", lambda *_: searched.append(1))
+    inside = {f"model.backbone.{name}": tensor for name, tensor in weights.items()}
+
+    assert load({**inside, "loss.weight": torch.ones(7)}).spec.architecture == "resnet20"
+    assert not searched
+    with pytest.raises(CheckpointError):
+        load(foreign(weights))
+    assert len(searched) == 1
+
+
 @pytest.mark.parametrize("change", ["two swapped", "one missing", "another shape", "another role"])
 def test_what_does_not_fit_in_order_is_refused(weights: dict[str, Tensor], change: str) -> None:
     items = list(foreign(weights).items())

@@ -15,6 +15,7 @@ from shared.architectures.identify import (
     match_by_position,
     match_candidate,
     require_batch_norm,
+    suggest_by_position,
 )
 from shared.architectures.skeleton import (
     build_in_memory,
@@ -41,4 +42,5 @@ __all__ = [
     "match_candidate",
     "require_batch_norm",
     "set_input_channels",
+    "suggest_by_position",
 ]

@@ -69,7 +69,7 @@ def identify(
         for name in _hinted_timm_names(hint):
             _try(find_candidate(f"timm:{name}"), tensors, matches, reasons)
     if not matches:
-        raise _nothing_fits(tensors, reasons, hint)
+        raise _nothing_fits(tensors, reasons)
     return _choose(matches, hint, image_size)
 
 
@@ -230,7 +230,14 @@ def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None)
     )
 
 
-def _take_in_order(fitting: list[str]) -> str:
+def suggest_by_position(tensors: Mapping[str, Tensor], hint: str = "") -> str | None:
+    """Say which known architectures the tensors fit under other names; None if none.
+
+    It builds them all, which takes seconds: for when nothing else has fitted.
+    """
+    fitting = _fit_by_position(tensors, hint)
+    if not fitting:
+        return None
     which = (
         f"{fitting[0]} has"
         if len(fitting) == 1
@@ -272,12 +279,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _nothing_fits(
-    tensors: Mapping[str, Tensor], reasons: list[NoFitError], hint: str
-) -> NoFitError:
-    others = _fit_by_position(tensors, hint)
-    if others:
-        return NoFitError(_take_in_order(others), 0)
+def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> NoFitError:
     if reasons:
         nearest = min(reasons, key=lambda reason: reason.num_wrong)
         return NoFitError(
