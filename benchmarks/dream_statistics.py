@@ -7,7 +7,7 @@ apart, by spatial frequency in cycles per pixel, brightness (the mean of the cha
 (what is left). The next are of how images differ from each other at each BatchNorm of the teacher,
 since batch statistics fix only the sum of what lies between and within images: which share of a
 channel's variance lies between images, in how many dimensions, and how far this variation is from
-that between real images. The last has what ``dreamforge/natural.py`` starts from, and how sure the
+that between real images. The last has what ``shared/natural.py`` starts from, and how sure the
 teacher is.
 """
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dreamforge.natural import NaturalBasis
+from shared.natural import NaturalBasis
 
 
 class Canvas(Protocol):
@@ -57,7 +57,7 @@ class PixelCanvas:
 
 
 class NaturalCanvas:
-    """Coefficients of :class:`dreamforge.natural.NaturalBasis`, whose inputs are clamped.
+    """Coefficients of :class:`shared.natural.NaturalBasis`, whose inputs are clamped.
 
     Clamping passes gradients on (straight through), except those that would push a pixel further
     out: with them, images drift into black and white.

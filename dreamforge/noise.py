@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.natural import natural_noise
 from dreamforge.scenes import draw_scenes
+from shared.natural import natural_noise
 from shared.seeding import generator
 
 
@@ -16,7 +16,7 @@ def initial_inputs(
     """Return float32 ``(N, C, H, W)`` in normalised input units, unit variance overall.
 
     ``scenes``: see :func:`dreamforge.scenes.draw_scenes`. ``natural``: see
-    :func:`dreamforge.natural.natural_noise`. ``white``: independent normal values (Yin et al.
+    :func:`shared.natural.natural_noise`. ``white``: independent normal values (Yin et al.
     2020). ``pink``: amplitude falling as 1/f, the spectrum of natural images (Field 1987), so that
     large structures are there from the start, without constant offsets.
     """

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from dreamforge.natural import NaturalBasis, color_axes
+from shared.natural import NaturalBasis, color_axes
 
 NUM_THINGS = 14  # one over another, before a background
 SMALLEST, LARGEST = 0.06, 1.0  # radii, of the longer side

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.architectures import ARCHITECTURES, Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
+from shared.input_scale import Convention, Remembered, better_convention
 from shared.spec import TeacherSpec
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
@@ -88,9 +89,13 @@ class Facts:
         return int(found[0]), int(found[1])
 
     def normalization(
-        self, candidate: Candidate, channels: int
+        self, candidate: Candidate, channels: int, remembered: Remembered | None = None
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and std per channel, where nothing says them the usual ones."""
+        """Return mean and std per channel.
+
+        Where nothing says them, those that the network's first BatchNorm remembers, if it plainly
+        contradicts the usual ones; else the usual ones.
+        """
         found = {"mean": self.find("mean"), "std": self.find("std")}
         for name in ("mean", "std"):
             given = self._arguments.get(name)
@@ -100,16 +105,26 @@ class Facts:
                     f"by 255: --{name} {_divided(given)}"
                 )
         missing = [name for name, values in found.items() if values is None]
-        if missing:
-            usual = candidate.usual()
-            for name in missing:
-                found[name] = getattr(usual, name) if channels == len(usual.mean) else (0.5,)
+        usual = candidate.usual() if missing else None
+        for name in missing:
+            values = getattr(usual, name)
+            found[name] = values if channels == len(values) else (0.5,)
+        mean = _per_channel("--mean", found["mean"], channels)
+        std = _per_channel("--std", found["std"], channels)
+        better = better_convention(remembered, mean, std)
+        if better is not None and len(missing) == 2:
+            mean, std = (better.mean,) * channels, (better.std,) * channels
+            self._note(f"{_scaling(better)}; --mean and --std say otherwise")
+        elif missing:
             why = _why(candidate, "ones") if channels == 3 else "for want of better"
             values = " and ".join(f"{name} {_short(found[name])}" for name in missing)
             self._note(f"{values}, {why}; --mean and --std say otherwise")
-        return _per_channel("--mean", found["mean"], channels), _per_channel(
-            "--std", found["std"], channels
-        )
+        if better is not None and len(missing) < 2 and not self.is_only_in_set("std"):
+            self._note(
+                f"mean {_short(mean)} and std {_short(std)}, though the weights speak for "
+                f"{_scaling(better)}"
+            )
+        return mean, std
 
     def class_names(self, num_classes: int) -> tuple[str, ...] | None:
         """Return one name per class, or None where unknown."""
@@ -245,6 +260,13 @@ def _why(candidate: Candidate, what: str) -> str:
     if is_factory(candidate.name):
         return f"a guess, since nothing is known of {candidate.name}"
     return f"the usual {what} of {candidate.name}"
+
+
+def _scaling(convention: Convention) -> str:
+    return (
+        f"mean {convention.mean:g} and std {convention.std:.4g}, since the first BatchNorm "
+        f"remembers {convention.words}"
+    )
 
 
 def _per_channel(flag: str, values: Sequence[float], channels: int) -> tuple[float, ...]:

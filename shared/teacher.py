@@ -18,6 +18,7 @@ from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError
 from shared.facts import Facts
 from shared.fitting import build_around, count_logits, find_architecture, refuse_one_logit
+from shared.input_scale import remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.odd_layers import refuse_odd_layers
 from shared.spec import TeacherSpec
@@ -136,7 +137,7 @@ def teacher_from_checkpoint(
         raise CheckpointError(f"{origin}: {error}") from error
     shape = (match.in_channels, *facts.image_size(candidate))
     num_classes = count_logits(network, shape, match)
-    mean, std = facts.normalization(candidate, match.in_channels)
+    mean, std = facts.normalization(candidate, match.in_channels, remembered_inputs(network, shape))
     chosen = TeacherSpec(
         architecture=match.architecture,
         num_classes=num_classes,

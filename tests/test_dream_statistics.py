@@ -7,7 +7,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from dream_statistics import BANDS, Variation, band_powers, overall, spectrum, variations
 
-from dreamforge.natural import BETWEEN_IMAGES, CHROMA, CONTRAST_SPREAD, natural_noise
+from shared.natural import BETWEEN_IMAGES, CHROMA, CONTRAST_SPREAD, natural_noise
 from shared.seeding import generator
 from shared.teacher import Teacher
 

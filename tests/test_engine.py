@@ -10,11 +10,11 @@ from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine, rate_factor
 from dreamforge.moves import jitters, move
-from dreamforge.natural import NaturalBasis
 from dreamforge.noise import balanced_targets, initial_inputs
 from dreamforge.objective import bn_kl
 from shared.architectures import build_network
 from shared.errors import DreamforgeError
+from shared.natural import NaturalBasis
 from shared.seeding import generator
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamforge.natural import (
+from shared.natural import (
     BETWEEN_IMAGES,
     CHROMA,
     CONTRAST_SPREAD,

@@ -1,0 +1,174 @@
+"""The scale of a network's inputs, as its first BatchNorm remembers it.
+
+Checkpoints seldom say how their images were normalised, and readme files err. But where a BatchNorm
+follows the first convolution, its statistics are those of a known linear map of the training
+images: its means tell where the inputs' zero was, channel by channel, and its variances how far the
+inputs spread, since natural images share one spectrum (Field 1987). That does not tell ImageNet's
+mean and std from CIFAR-10's, which hardly matters, but pixels in [0, 1], in [-1, 1] and in [0, 255]
+from normalised ones, which does: an image out of the network's range is another image to it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from shared.natural import natural_noise
+
+NUM_IMAGES = 16
+_MOST_PIXELS = 2**20  # of all images; a single one larger than this is not tried
+_DEAD = 1e-4  # of the largest variance: filters that see nothing
+_MOST_SPREAD = 0.5  # of the logarithms of the layers' scales; trained networks had 0.3 at most
+# Of the standard deviation of the training images' pixels in [0, 1]: photographs have 0.25.
+USUAL_SPREAD = 0.27
+PLAUSIBLE, IMPLAUSIBLE = math.log(1.5), math.log(1.8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What the inputs of the network's training were like.
+
+    Attributes:
+        mean: Per channel, in units of the network's input.
+        spread: Their standard deviation over all pixels and images; good to about a quarter.
+    """
+
+    mean: tuple[float, ...]
+    spread: float
+
+    def misfit(self, mean: Sequence[float], std: Sequence[float]) -> float:
+        """Return by what factor a mean and std explain it badly: 0 for well, its logarithm.
+
+        Infinite where the training images' mean, undone, would lie outside [0, 1].
+        """
+        pixels = [a * s + m for a, s, m in zip(self.mean, std, mean, strict=True)]
+        if not all(0 <= value <= 1 for value in pixels):
+            return math.inf
+        usual = math.exp(sum(map(math.log, std)) / len(std))
+        return abs(math.log(self.spread * usual / USUAL_SPREAD))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convention:
+    """A way to scale pixels that needs no knowledge of the data.
+
+    Attributes:
+        words: What the network's inputs are then.
+        mean: For pixels in [0, 1], the same for every channel.
+        std: Likewise.
+    """
+
+    words: str
+    mean: float
+    std: float
+
+
+CONVENTIONS = (
+    Convention(words="pixels in [0, 1]", mean=0.0, std=1.0),
+    Convention(words="pixels in [-1, 1]", mean=0.5, std=0.5),
+    Convention(words="pixels from 0 to 255", mean=0.0, std=1 / 255),
+)
+
+
+def better_convention(
+    remembered: Remembered | None, mean: Sequence[float], std: Sequence[float]
+) -> Convention | None:
+    """Return the convention that explains what is remembered, where mean and std do not.
+
+    Both must be plain: mean and std implausible, and the convention plausible.
+    """
+    if remembered is None or min(std) <= 0 or remembered.misfit(mean, std) < IMPLAUSIBLE:
+        return None  # a std of 0 is refused elsewhere
+    channels = len(remembered.mean)
+
+    def misfit(convention: Convention) -> float:
+        return remembered.misfit((convention.mean,) * channels, (convention.std,) * channels)
+
+    best = min(CONVENTIONS, key=misfit)
+    return best if misfit(best) < PLAUSIBLE else None
+
+
+def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> Remembered | None:
+    """Return what the first BatchNorm remembers of the inputs, or None where it cannot be told.
+
+    It can where the network begins with a convolution, without anything before it, whose output
+    goes into a BatchNorm, and that has seen images.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        image_shape: ``(C, H, W)`` that it takes, as has been tried.
+    """
+    channels, height, width = image_shape
+    num_images = min(NUM_IMAGES, _MOST_PIXELS // (height * width))
+    layers = _first_layers(network, image_shape) if num_images else None
+    if layers is None:
+        return None
+    convolution, norm = layers
+    images = natural_noise(num_images, image_shape, torch.Generator().manual_seed(0))
+    flat = torch.eye(channels).view(channels, channels, 1, 1).expand(channels, *image_shape)
+    with torch.no_grad():
+        zero = _channel_means(convolution(torch.zeros(1, *image_shape)))[0]
+        gains = (_channel_means(convolution(flat)) - zero).T
+        variances = convolution(images).var((0, 2, 3), correction=0)
+    known = norm.running_var.double()
+    alive = (known > _DEAD * known.max()) & (variances > _DEAD * variances.max())
+    alive &= known.isfinite() & norm.running_mean.isfinite()
+    if int(alive.sum()) <= channels:
+        return None
+    scales = 0.5 * (known[alive] / variances[alive].double()).log()
+    weights = known[alive].rsqrt().unsqueeze(1)
+    offsets = (norm.running_mean.double() - zero.double())[alive].unsqueeze(1)
+    mean = torch.linalg.lstsq(gains[alive].double() * weights, offsets * weights).solution
+    spread = float(scales.median().exp())
+    values = tuple(float(value) for value in mean.flatten())
+    told = float(scales.std()) < _MOST_SPREAD and all(map(math.isfinite, (spread, *values)))
+    return Remembered(mean=values, spread=spread) if told else None
+
+
+class _SeenEnoughError(Exception):
+    """Ends the forward pass at the first BatchNorm."""
+
+
+def _first_layers(
+    network: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[nn.Module, Any] | None:
+    """Return the network's first convolution and BatchNorm, where one feeds the other."""
+    image = torch.zeros(1, *image_shape)
+    found: dict[str, Any] = {}
+
+    def at_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if "convolution" not in found and inputs[0] is image:
+            found.update(convolution=module, output=output)
+
+    def at_norm(module: nn.Module, inputs: Any) -> None:
+        if found.get("output") is inputs[0]:
+            found["norm"] = module
+        raise _SeenEnoughError
+
+    handles = []
+    for module in network.modules():
+        if isinstance(module, _ConvNd):
+            handles.append(module.register_forward_hook(at_convolution))
+        elif isinstance(module, _BatchNorm):
+            handles.append(module.register_forward_pre_hook(at_norm))
+    try:
+        with torch.no_grad():
+            network(image)
+    except _SeenEnoughError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    norm = found.get("norm")
+    # Of all zeros are the means of a network that was never trained.
+    has_seen = norm is not None and norm.running_mean is not None and norm.running_mean.any()
+    return (found["convolution"], norm) if has_seen else None
+
+
+def _channel_means(planes: Tensor) -> Tensor:
+    return planes.mean((2, 3))
