@@ -13,6 +13,7 @@ from dreamforge.fast_engine import FastEngine
 from dreamforge.journal import Journal
 from dreamforge.opponents import make_opponents
 from dreamforge.shard_stream import ShardStream
+from dreamforge.units import in_usual_units
 from shared.progress import Progress, ProgressCallback
 from shared.teacher import Teacher
 
@@ -47,6 +48,7 @@ def shard_engines(
     ``--method generator`` the shards' common start is learned first, or read from ``file``; with
     ``--method adaptive`` the opponents are made first.
     """
+    teacher = in_usual_units(teacher)
     if config.method == "generator":
         fast = FastEngine(teacher, config, device)
         with journal.timing(None):
@@ -66,6 +68,7 @@ def rehearsing_engine(
     teacher: Teacher, config: SynthesisConfig, device: torch.device
 ) -> RehearsingEngine:
     """Return an engine whose steps can be timed, compiled if the config says so."""
+    teacher = in_usual_units(teacher)
     if config.method == "generator":
         return FastEngine(teacher, config, device)
     opponents = None

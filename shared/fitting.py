@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from shared.architectures import (
-    Candidate,
     Match,
     NoFitError,
     build_in_memory,
@@ -21,6 +20,7 @@ from shared.architectures import (
     is_factory,
     match_by_position,
     match_candidate,
+    match_changed,
     set_input_channels,
     suggest_by_position,
 )
@@ -35,7 +35,7 @@ _MAX_CHECKED_PIXELS = 2**20
 
 def find_architecture(
     checkpoint: Checkpoint, facts: Facts, origin: str
-) -> tuple[Candidate, Match, Mapping[str, Tensor]]:
+) -> tuple[Match, Mapping[str, Tensor]]:
     """Return what the weights belong to, and those among them that do.
 
     Args:
@@ -51,29 +51,32 @@ def find_architecture(
     """
     name = facts.architecture()
 
-    def fit(tensors: Mapping[str, Tensor]) -> tuple[Candidate, Match]:
-        if name is not None:
-            return (candidate := find_candidate(name)), match_candidate(candidate, tensors)
-        match = identify(tensors, facts.hint(checkpoint.path), facts.find("image_size"))
-        return find_candidate(match.architecture), match
+    def fit(tensors: Mapping[str, Tensor]) -> Match:
+        if name is None:
+            return identify(tensors, facts.hint(checkpoint.path), facts.find("image_size"))
+        candidate = find_candidate(name)
+        try:
+            return match_candidate(candidate, tensors)
+        except NoFitError as error:
+            refusals.append(error)
+            return match_changed(candidate, tensors)
 
     refusals: list[NoFitError] = []
     try:
-        return *fit(checkpoint.tensors), checkpoint.tensors
+        return fit(checkpoint.tensors), checkpoint.tensors
     except NoFitError as error:
         refusals.append(error)
     for prefix, tensors in under_shared_prefix(checkpoint.tensors):
         try:
-            candidate, match = fit(tensors)
+            match = fit(tensors)
         except NoFitError as error:
             refusals.append(error)
             continue
         left_out = [name for name in checkpoint.tensors if not name.startswith(prefix)]
-        return candidate, _with_left_out(match, prefix, left_out), tensors
+        return _with_left_out(match, prefix, left_out), tensors
     if name is not None:
         with suppress(NoFitError):
-            candidate = find_candidate(name)
-            return candidate, *match_by_position(candidate, checkpoint.tensors)
+            return match_by_position(find_candidate(name), checkpoint.tensors)
     elif suggestion := suggest_by_position(checkpoint.tensors, facts.hint(checkpoint.path)):
         raise CheckpointError(suggestion)
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
@@ -95,9 +98,7 @@ def refuse_one_logit(match: Match) -> None:
         )
 
 
-def build_around(
-    candidate: Candidate, match: Match, tensors: Mapping[str, Tensor]
-) -> tuple[nn.Module, list[str]]:
+def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
     """Return the network with copies of the tensors, float32 as a rule, and notes.
 
     It is not initialised first, where that can be helped.
@@ -105,13 +106,13 @@ def build_around(
     replaced: list[str] = []
 
     def build() -> nn.Module:
-        network = candidate.build(match.num_classes)
+        network = match.candidate.build(match.num_classes)
         set_input_channels(network, match.in_channels)
         replaced[:] = replace_odd_norms(network)
         return network
 
     # What somebody's constructor computes, apart from weights, is needed as it is.
-    network = (build_in_memory if is_factory(candidate.name) else build_skeleton)(build)
+    network = (build_in_memory if is_factory(match.architecture) else build_skeleton)(build)
     if has_values_of_its_own(network):
         network = build_in_memory(build)
     expected = network.state_dict()

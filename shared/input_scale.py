@@ -8,6 +8,7 @@ mean and std from CIFAR-10's, which hardly matters, but pixels in [0, 1], in [-1
 from normalised ones, which does: an image out of the network's range is another image to it.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from shared.natural import natural_noise
 NUM_IMAGES = 16
 _MOST_PIXELS = 2**20  # of all images; a single one larger than this is not tried
 _DEAD = 1e-4  # of the largest variance: filters that see nothing
-_MOST_SPREAD = 0.5  # of the logarithms of the layers' scales; trained networks had 0.3 at most
-# Of the standard deviation of the training images' pixels in [0, 1]: photographs have 0.25.
-USUAL_SPREAD = 0.27
-PLAUSIBLE, IMPLAUSIBLE = math.log(1.5), math.log(1.8)
+_MOST_SPREAD = 1.0  # of the logarithms of the filters' scales; trained networks had 0.3 at most
+# Standard deviation of the training images' pixels in [0, 1], as it is found: photographs have
+# 0.25, and what is found was 0.9 to 1.3 times what there was.
+USUAL_SPREAD = 0.3
+PLAUSIBLE, IMPLAUSIBLE, FAR_WORSE = math.log(1.5), math.log(1.8), math.log(3)
+_WARMEST, _TINT = 0.08, 0.03  # of mean red less mean blue: ImageNet has 0.08; and what it may miss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Remembered:
 
     Attributes:
         mean: Per channel, in units of the network's input.
-        spread: Their standard deviation over all pixels and images; good to about a quarter.
+        spread: Their standard deviation over all pixels and images; good to about a third.
     """
 
     mean: tuple[float, ...]
@@ -51,6 +54,16 @@ class Remembered:
             return math.inf
         usual = math.exp(sum(map(math.log, std)) / len(std))
         return abs(math.log(self.spread * usual / USUAL_SPREAD))
+
+    def is_tinted(self, convention: "Convention") -> bool:
+        """Tell whether the training images had a blue or very warm mean by a convention.
+
+        Gray images normalised with ImageNet's mean look blue where it is not undone.
+        """
+        if len(self.mean) != 3:
+            return False
+        warmth = (self.mean[0] - self.mean[2]) * convention.std
+        return not -_TINT <= warmth <= _WARMEST + _TINT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +93,25 @@ def better_convention(
 ) -> Convention | None:
     """Return the convention that explains what is remembered, where mean and std do not.
 
-    Both must be plain: mean and std implausible, and the convention plausible.
+    They must be implausible and the convention plausible, or much less implausible; in doubt
+    nothing is better.
     """
-    if remembered is None or min(std) <= 0 or remembered.misfit(mean, std) < IMPLAUSIBLE:
-        return None  # a std of 0 is refused elsewhere
+    if remembered is None or min(std) <= 0:  # which is refused elsewhere
+        return None
+    misfit = remembered.misfit(mean, std)
+    if misfit < IMPLAUSIBLE:
+        return None
     channels = len(remembered.mean)
 
-    def misfit(convention: Convention) -> float:
+    def misfit_of(convention: Convention) -> float:
+        if remembered.is_tinted(convention):
+            return math.inf
         return remembered.misfit((convention.mean,) * channels, (convention.std,) * channels)
 
-    best = min(CONVENTIONS, key=misfit)
-    return best if misfit(best) < PLAUSIBLE else None
+    best = min(CONVENTIONS, key=misfit_of)
+    least = misfit_of(best)
+    is_better = least < PLAUSIBLE or (math.isfinite(least) and misfit - least > FAR_WORSE)
+    return best if is_better else None
 
 
 def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> Remembered | None:
@@ -100,7 +121,7 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     goes into a BatchNorm, and that has seen images.
 
     Args:
-        network: In evaluation mode, on the CPU.
+        network: In evaluation mode, on any device; two of its layers are copied to the CPU.
         image_shape: ``(C, H, W)`` that it takes, as has been tried.
     """
     channels, height, width = image_shape
@@ -108,7 +129,7 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     layers = _first_layers(network, image_shape) if num_images else None
     if layers is None:
         return None
-    convolution, norm = layers
+    convolution, norm = (copy.deepcopy(layer).cpu() for layer in layers)
     images = natural_noise(num_images, image_shape, torch.Generator().manual_seed(0))
     flat = torch.eye(channels).view(channels, channels, 1, 1).expand(channels, *image_shape)
     with torch.no_grad():
@@ -120,12 +141,15 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     alive &= known.isfinite() & norm.running_mean.isfinite()
     if int(alive.sum()) <= channels:
         return None
-    scales = 0.5 * (known[alive] / variances[alive].double()).log()
-    weights = known[alive].rsqrt().unsqueeze(1)
+    known, variances = known[alive], variances[alive].double()
+    weights = known.rsqrt().unsqueeze(1)
     offsets = (norm.running_mean.double() - zero.double())[alive].unsqueeze(1)
     mean = torch.linalg.lstsq(gains[alive].double() * weights, offsets * weights).solution
-    spread = float(scales.median().exp())
+    # Of the sums, in which filters for low frequencies count most: how sharp images were, as by
+    # enlarging them, is seen in the others.
+    spread = float((known.sum() / variances.sum()).sqrt())
     values = tuple(float(value) for value in mean.flatten())
+    scales = 0.5 * (known / variances).log()
     told = float(scales.std()) < _MOST_SPREAD and all(map(math.isfinite, (spread, *values)))
     return Remembered(mean=values, spread=spread) if told else None
 
@@ -134,11 +158,9 @@ class _SeenEnoughError(Exception):
     """Ends the forward pass at the first BatchNorm."""
 
 
-def _first_layers(
-    network: nn.Module, image_shape: tuple[int, int, int]
-) -> tuple[nn.Module, Any] | None:
+def _first_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Any, Any] | None:
     """Return the network's first convolution and BatchNorm, where one feeds the other."""
-    image = torch.zeros(1, *image_shape)
+    image = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
     found: dict[str, Any] = {}
 
     def at_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -129,15 +129,17 @@ def teacher_from_checkpoint(
     try:
         if needs_batch_norm:
             require_batch_norm(checkpoint.tensors)
-        candidate, match, tensors = find_architecture(checkpoint, facts, origin)
-        network, replaced = build_around(candidate, match, tensors)
+        match, tensors = find_architecture(checkpoint, facts, origin)
+        network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
         refuse_one_logit(match)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
-    shape = (match.in_channels, *facts.image_size(candidate))
+    shape = (match.in_channels, *facts.image_size(match.candidate))
     num_classes = count_logits(network, shape, match)
-    mean, std = facts.normalization(candidate, match.in_channels, remembered_inputs(network, shape))
+    mean, std = facts.normalization(
+        match.candidate, match.in_channels, remembered_inputs(network, shape)
+    )
     chosen = TeacherSpec(
         architecture=match.architecture,
         num_classes=num_classes,

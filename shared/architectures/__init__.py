@@ -14,6 +14,7 @@ from shared.architectures.identify import (
     identify,
     match_by_position,
     match_candidate,
+    match_changed,
     require_batch_norm,
     suggest_by_position,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "is_factory",
     "match_by_position",
     "match_candidate",
+    "match_changed",
     "require_batch_norm",
     "set_input_channels",
     "suggest_by_position",

@@ -1,13 +1,19 @@
 """Which architecture do these tensors belong to? Names and shapes decide."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate
-from shared.architectures.catalog import ARCHITECTURES, find_candidate, timm_names
+from shared.architectures.catalog import (
+    ARCHITECTURES,
+    find_candidate,
+    is_factory,
+    timm_names,
+)
+from shared.architectures.changes import changed, find_change
 from shared.architectures.renaming import renamed_by_position
 from shared.architectures.skeleton import build_for_names, first_convolution
 from shared.errors import CheckpointError, ConfigError
@@ -33,16 +39,21 @@ class Match:
     """An architecture that fits the tensors of a checkpoint.
 
     Attributes:
-        architecture: Its catalog name.
+        candidate: What builds it.
         num_classes: Read from the head.
         in_channels: Read from the first convolution.
         assumptions: What the tensors could not tell, one sentence each.
     """
 
-    architecture: str
+    candidate: Candidate
     num_classes: int
     in_channels: int
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """Its catalog name."""
+        return self.candidate.name
 
 
 def identify(
@@ -60,14 +71,15 @@ def identify(
         CheckpointError: If nothing fits, with what came nearest, or there is no BatchNorm.
     """
     require_batch_norm(tensors)
-    matches: list[Match] = []
-    reasons: list[NoFitError] = []
-    for candidate in ARCHITECTURES.values():
-        if _has_marker(candidate, tensors):
-            _try(candidate, tensors, matches, reasons)
+    marked = [each for each in ARCHITECTURES.values() if _has_marker(each, tensors)]
+    matches, reasons = _try(marked, tensors, match_candidate)
     if not matches:
-        for name in _hinted_timm_names(hint):
-            _try(find_candidate(f"timm:{name}"), tensors, matches, reasons)
+        hinted = [find_candidate(f"timm:{name}") for name in _hinted_timm_names(hint)]
+        matches, more = _try(hinted, tensors, match_candidate)
+        reasons += more
+        if not matches:
+            matches, more = _try([*marked, *hinted], tensors, match_changed)
+            reasons += more
     if not matches:
         raise _nothing_fits(tensors, reasons)
     return _choose(matches, hint, image_size)
@@ -104,10 +116,27 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
     if len(num_classes) != 1:
         raise NoFitError(f"{candidate.name}: heads of {sorted(num_classes)} classes", 1)
     return Match(
-        architecture=candidate.name,
+        candidate=candidate,
         num_classes=num_classes.pop(),
         in_channels=found[stem_weight][1] if stem_weight else 3,
     )
+
+
+def match_changed(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match:
+    """Return a match with the candidate as somebody has changed it: another head, other biases.
+
+    Raises:
+        NoFitError: If no such change explains the tensors, or they leave doubt which it was.
+    """
+    shapes = comparable(tensors, left_out=candidate.left_out)
+    change = None if is_factory(candidate.name) else find_change(candidate, shapes)
+    if change is None:
+        raise NoFitError(f"{candidate.name}: no other head explains it", len(shapes))
+    match = match_candidate(changed(candidate, change), tensors)
+    if change.doubt():
+        raise NoFitError(f"{candidate.name}: {change.doubt()}", 1)
+    notes = tuple(f"took {candidate.name}, but {note}" for note in change.notes())
+    return replace(match, assumptions=(*match.assumptions, *notes))
 
 
 def match_by_position(
@@ -168,15 +197,19 @@ def _skeleton(candidate: Candidate, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _try(
-    candidate: Candidate,
+    candidates: Iterable[Candidate],
     tensors: Mapping[str, Tensor],
-    matches: list[Match],
-    reasons: list[NoFitError],
-) -> None:
-    try:
-        matches.append(match_candidate(candidate, tensors))
-    except NoFitError as error:
-        reasons.append(error)
+    match: Callable[[Candidate, Mapping[str, Tensor]], Match],
+) -> tuple[list[Match], list[NoFitError]]:
+    """Return the candidates that fit, and why the others do not."""
+    matches: list[Match] = []
+    reasons: list[NoFitError] = []
+    for candidate in candidates:
+        try:
+            matches.append(match(candidate, tensors))
+        except NoFitError as error:
+            reasons.append(error)
+    return matches, reasons
 
 
 def _has_marker(candidate: Candidate, tensors: Mapping[str, Tensor]) -> bool:
@@ -222,12 +255,7 @@ def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None)
         f"the tensors fit {best.architecture} and {others}: took {best.architecture} because "
         f"{why}; --arch says otherwise"
     )
-    return Match(
-        architecture=best.architecture,
-        num_classes=best.num_classes,
-        in_channels=best.in_channels,
-        assumptions=(sentence,),
-    )
+    return replace(best, assumptions=(*best.assumptions, sentence))
 
 
 def suggest_by_position(tensors: Mapping[str, Tensor], hint: str = "") -> str | None:

@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 _FACTORIES = frozenset(
     {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.normal}
 )
+# What initialisers call; without values there is nothing to do, and PyTorch does it in Python.
+_FILLERS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
 
 
 class _OnMeta(TorchFunctionMode):
@@ -29,6 +31,8 @@ class _OnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _FACTORIES:
             kwargs["device"] = "meta"
+        elif func in _FILLERS and args[0].is_meta:
+            return args[0]
         elif getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs.get("tensor", args[0] if args else None)  # nothing to initialise
         return func(*args, **kwargs)

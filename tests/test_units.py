@@ -1,0 +1,117 @@
+"""Dreams are moved in units in which inputs have variance one, whatever a network takes."""
+
+import pytest
+import torch
+from shown_networks import BYTES, IMAGENET, SYMMETRIC, UNIT, network_shown, photographs
+from torch import nn
+
+from dreamforge.config import SynthesisConfig
+from dreamforge.engine import Engine
+from dreamforge.engines import rehearsing_engine
+from dreamforge.units import Rescaled, in_usual_units, rescaled
+from shared.checkpoint import Checkpoint
+from shared.images import to_images
+from shared.input_scale import Remembered
+from shared.spec import TeacherSpec
+from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def teacher_of(convention: tuple[tuple[float, ...], tuple[float, ...]]) -> Teacher:
+    checkpoint = Checkpoint(tensors=network_shown(*convention).state_dict(), metadata={})
+    return teacher_from_checkpoint(checkpoint, mean=convention[0], std=convention[1])
+
+
+@pytest.mark.parametrize("convention", [IMAGENET, SYMMETRIC])
+def test_inputs_of_about_unit_variance_stay_as_they_are(
+    convention: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    teacher = teacher_of(convention)
+
+    assert in_usual_units(teacher) is teacher
+
+
+@pytest.mark.parametrize("convention", [UNIT, BYTES])
+def test_others_are_rescaled_and_answer_as_before(
+    convention: tuple[tuple[float, ...], tuple[float, ...]],
+) -> None:
+    teacher, pixels = teacher_of(convention), photographs()
+    known = fingerprint(teacher.network)
+
+    changed = in_usual_units(teacher)
+
+    inputs = changed.normalize(pixels)
+    assert isinstance(changed.network, Rescaled)
+    assert float(inputs.std()) == pytest.approx(1, rel=0.4)
+    assert float(inputs.mean().abs()) < 0.2
+    assert torch.allclose(changed.denormalize(inputs), pixels, atol=1e-5)
+    images = to_images(pixels)
+    assert torch.allclose(changed.logits(images), teacher.logits(images), rtol=1e-3, atol=1e-3)
+    assert fingerprint(teacher.network) == known
+    assert (teacher.spec.mean, teacher.spec.std) == convention
+
+
+class Unpadded(nn.Module):
+    """Without padding at its border a scale can be folded into the first convolution exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.norm(self.convolution(images)).relu().mean((2, 3))
+        return self.head(features)  # type: ignore[no-any-return]
+
+
+def test_a_network_and_its_twin_for_other_inputs_dream_the_same() -> None:
+    """Of the same function of pixels come the same dreams, in whatever units it takes them."""
+    torch.manual_seed(0)
+    usual, twin = Unpadded(), Unpadded()
+    mean, std = (0.5, 0.4, 0.3), 0.25
+    usual.train()((photographs() - torch.tensor(mean).view(3, 1, 1)) / std)
+    with torch.no_grad():
+        twin.load_state_dict(usual.state_dict())
+        twin.convolution.weight /= std
+        undone = twin.convolution.weight.sum((2, 3)) @ torch.tensor(mean)
+        twin.convolution.bias -= undone  # type: ignore[operator]
+    spec = TeacherSpec(
+        architecture="twins:make",
+        num_classes=4,
+        image_shape=(3, 16, 16),
+        mean=mean,
+        std=(std,) * 3,
+        fingerprint="0" * 64,
+    )
+    unit = TeacherSpec(
+        architecture="twins:make",
+        num_classes=4,
+        image_shape=(3, 16, 16),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        fingerprint="0" * 64,
+    )
+    config = SynthesisConfig(num_images=8, steps=6, precision="float32", compile="off")
+    config = config.resolve((3, 16, 16))
+    remembered = Remembered(mean=mean, spread=std * 1.15)
+
+    dreams = [
+        Engine(teacher, config, CPU).synthesize(0, 0, 8).dreams.images.float()
+        for teacher in (
+            Teacher(network=usual, spec=spec),
+            rescaled(Teacher(network=twin, spec=unit), remembered),
+        )
+    ]
+
+    assert dreams[0].std() > 20
+    assert (dreams[0] - dreams[1]).abs().max() <= 1  # of 255, rounding
+
+
+@pytest.mark.parametrize("method", ["deepinversion", "adaptive", "generator"])
+def test_every_method_takes_a_rescaled_teacher(method: str) -> None:
+    teacher = teacher_of(UNIT)
+    config = SynthesisConfig(num_images=8, steps=2, method=method, batch_size=8, compile="off")
+
+    rehearsing_engine(teacher, config.resolve(teacher.spec.image_shape), CPU).rehearse(8)
