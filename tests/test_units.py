@@ -109,9 +109,9 @@ def test_a_network_and_its_twin_for_other_inputs_dream_the_same() -> None:
     assert (dreams[0] - dreams[1]).abs().max() <= 1  # of 255, rounding
 
 
-@pytest.mark.parametrize("method", ["deepinversion", "adaptive", "generator"])
+@pytest.mark.parametrize("method", ["inversion", "adaptive", "generator"])
 def test_every_method_takes_a_rescaled_teacher(method: str) -> None:
     teacher = teacher_of(UNIT)
-    config = SynthesisConfig(num_images=8, steps=2, method=method, batch_size=8, compile="off")
+    config = SynthesisConfig(num_images=8, steps=2, method=method, batch_size=8)
 
     rehearsing_engine(teacher, config.resolve(teacher.spec.image_shape), CPU).rehearse(8)
