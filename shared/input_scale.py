@@ -126,7 +126,7 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     """
     channels, height, width = image_shape
     num_images = min(NUM_IMAGES, _MOST_PIXELS // (height * width))
-    layers = _first_layers(network, image_shape) if num_images else None
+    layers = first_layers(network, image_shape) if num_images else None
     if layers is None:
         return None
     convolution, norm = (copy.deepcopy(layer).cpu() for layer in layers)
@@ -158,7 +158,7 @@ class _SeenEnoughError(Exception):
     """Ends the forward pass at the first BatchNorm."""
 
 
-def _first_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Any, Any] | None:
+def first_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Any, Any] | None:
     """Return the network's first convolution and BatchNorm, where one feeds the other."""
     image = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
     found: dict[str, Any] = {}
