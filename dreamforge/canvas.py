@@ -37,23 +37,27 @@ class PixelCanvas:
         start: Float32 ``(N, C, H, W)`` in normalised units.
         low: Smallest inputs, ``(1, C, 1, 1)``.
         high: Largest inputs, likewise.
+        gray: Keep all channels equal.
     """
 
-    def __init__(self, start: Tensor, low: Tensor, high: Tensor) -> None:
-        self._low, self._high = low, high
-        self.parameters = start.clamp(low, high).contiguous()
+    def __init__(self, start: Tensor, low: Tensor, high: Tensor, *, gray: bool = False) -> None:
+        self._low, self._high, self._gray = low, high, gray
+        self.parameters = self._kept(start).clamp(low, high).contiguous()
 
     def inputs(self) -> Tensor:
         """Return the parameters."""
         return self.parameters
 
     def gradient(self, of_inputs: Tensor) -> Tensor:
-        """Return the gradient as it is, in the layout of the parameters."""
-        return of_inputs.contiguous()
+        """Return the gradient in the layout of the parameters."""
+        return self._kept(of_inputs).contiguous()
 
     def confine(self) -> None:
         """Clamp."""
         self.parameters.clamp_(self._low, self._high)
+
+    def _kept(self, values: Tensor) -> Tensor:
+        return values.mean(1, keepdim=True).expand_as(values) if self._gray else values
 
 
 class NaturalCanvas:
@@ -66,11 +70,12 @@ class NaturalCanvas:
         start: Float32 ``(N, C, H, W)`` in normalised units.
         low: Smallest inputs, ``(1, C, 1, 1)``.
         high: Largest inputs, likewise.
+        gray: Keep all channels equal.
     """
 
-    def __init__(self, start: Tensor, low: Tensor, high: Tensor) -> None:
+    def __init__(self, start: Tensor, low: Tensor, high: Tensor, *, gray: bool = False) -> None:
         _, channels, height, width = start.shape
-        self._basis = NaturalBasis((channels, height, width), start.device)
+        self._basis = NaturalBasis((channels, height, width), start.device, gray=gray)
         self._low, self._high = low, high
         self.parameters = self._basis.coefficients(start).contiguous()
         self._unclamped = start
@@ -91,6 +96,8 @@ class NaturalCanvas:
         """Nothing to do: it is the inputs that are clamped."""
 
 
-def make_canvas(space: str, start: Tensor, low: Tensor, high: Tensor) -> Canvas:
-    """Return the canvas of ``--space`` that shows ``start``."""
-    return (NaturalCanvas if space == "natural" else PixelCanvas)(start, low, high)
+def make_canvas(
+    space: str, start: Tensor, low: Tensor, high: Tensor, *, gray: bool = False
+) -> Canvas:
+    """Return the canvas of ``--space`` that shows ``start``; with ``gray``, all channels equal."""
+    return (NaturalCanvas if space == "natural" else PixelCanvas)(start, low, high, gray=gray)

@@ -78,6 +78,7 @@ class Engine:
         config: Resolved (see :meth:`SynthesisConfig.resolve`).
         device: Where to compute.
         opponents: For adaptive inversion (see :mod:`dreamforge.opponents`).
+        gray: Keep all channels of the inputs equal.
     """
 
     def __init__(
@@ -86,8 +87,11 @@ class Engine:
         config: SynthesisConfig,
         device: torch.device,
         opponents: Answers | None = None,
+        *,
+        gray: bool = False,
     ) -> None:
         self._config = config
+        self._gray = gray
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
         self._scorer = teacher.to(device)
@@ -180,7 +184,7 @@ class Engine:
         noise = initial_inputs(config.init, len(targets), shape, draws)
         moves = Moves(config, len(targets), self._low, draws)
         start = to_device(noise, self._device)
-        canvas = make_canvas(config.space, start, self._low, self._high)
+        canvas = make_canvas(config.space, start, self._low, self._high, gray=self._gray)
         infinity = torch.full((), torch.inf, device=self._device)
         best = _Best(torch.empty_like(start), infinity, infinity)
         adam = torch.optim.Adam(

@@ -13,7 +13,7 @@ from dreamforge.fast_engine import FastEngine
 from dreamforge.journal import Journal
 from dreamforge.opponents import make_opponents
 from dreamforge.shard_stream import ShardStream
-from dreamforge.units import in_usual_units
+from dreamforge.units import usual_units
 from shared.progress import Progress, ProgressCallback
 from shared.teacher import Teacher
 
@@ -48,7 +48,8 @@ def shard_engines(
     ``--method generator`` the shards' common start is learned first, or read from ``file``; with
     ``--method adaptive`` the opponents are made first.
     """
-    teacher = in_usual_units(teacher)
+    units = usual_units(teacher)
+    teacher = units.teacher
     if config.method == "generator":
         fast = FastEngine(teacher, config, device)
         with journal.timing(None):
@@ -58,7 +59,7 @@ def shard_engines(
     if config.method == "adaptive":
         with journal.timing(None):
             opponents = make_opponents(teacher, config, device, progress).logits
-    engine = Engine(teacher, config, device, opponents)
+    engine = Engine(teacher, config, device, opponents, gray=units.is_gray)
     if config.compile == "on":
         progress(Progress(stage="compile", done=0, total=1, unit="networks"))
     return lambda: engine, engine.prepare()
@@ -68,14 +69,15 @@ def rehearsing_engine(
     teacher: Teacher, config: SynthesisConfig, device: torch.device
 ) -> RehearsingEngine:
     """Return an engine whose steps can be timed, compiled if the config says so."""
-    teacher = in_usual_units(teacher)
+    units = usual_units(teacher)
+    teacher = units.teacher
     if config.method == "generator":
         return FastEngine(teacher, config, device)
     opponents = None
     if config.method == "adaptive":  # how well they are repaired makes them no slower
         hasty = dataclasses.replace(config, steps=1)
         opponents = make_opponents(teacher, hasty, device).logits
-    engine = Engine(teacher, config, device, opponents)
+    engine = Engine(teacher, config, device, opponents, gray=units.is_gray)
     engine.prepare()
     return engine
 

@@ -3,13 +3,18 @@
 Starts, rates and penalties are made for inputs that were normalised as usual. A network that took
 its pixels in [0, 1], or images of little contrast, is given a first step that undoes it: to it a
 dream of unit variance is what its first BatchNorm remembers, and every constant means the same.
+
+A network for color images may have seen gray ones alone: X-rays, with the weights of ImageNet to
+begin with. Its filters for colors then remember next to nothing, and a dream's least tint is a
+huge distance from that; so its dreams are gray, too.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from shared.input_scale import Remembered, remembered_inputs
+from shared.input_scale import remembered_inputs
 from shared.teacher import Teacher
 
 _MOST = 2.5  # times as large or as small: nearer ones are left as they are
@@ -17,45 +22,63 @@ _MOST = 2.5  # times as large or as small: nearer ones are left as they are
 _USUAL = 1.15
 
 
-class Rescaled(nn.Module):
-    """A network behind ``inputs * scale + offset``, with an offset per channel."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Units:
+    """What to invert.
 
+    Attributes:
+        teacher: Answers images as the one it was made of, but for rounding. Where it is another,
+            its spec has another mean and std: it is for making dreams, not for describing them.
+        is_gray: Whether dreams are to be gray, in channels that are equal in the teacher's units.
+    """
+
+    teacher: Teacher
+    is_gray: bool = False
+
+
+class Rescaled(nn.Module):
+    """A network behind ``inputs * scale + offset``, both ``(1, C, 1, 1)``."""
+
+    scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: nn.Module, scale: float, offset: Tensor) -> None:
+    def __init__(self, network: nn.Module, scale: Sequence[float], offset: Sequence[float]) -> None:
         """Take the network as it is, not a copy."""
         super().__init__()
         self.network = network
-        self.scale = scale
-        self.register_buffer("offset", offset.view(1, -1, 1, 1))
+        known = next(network.parameters())
+        self.register_buffer("scale", known.new_tensor(scale).view(1, -1, 1, 1))
+        self.register_buffer("offset", known.new_tensor(offset).view(1, -1, 1, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's answer."""
-        return self.network(inputs * self.scale + self.offset)
+        answer: Tensor = self.network(inputs * self.scale + self.offset)
+        return answer
 
 
-def in_usual_units(teacher: Teacher) -> Teacher:
-    """Return the teacher for inputs of unit variance: itself, where its own have about that.
+def usual_units(teacher: Teacher) -> Units:
+    """Return the teacher for inputs of unit variance: itself, where its own have about that."""
+    spec = teacher.spec
+    remembered = remembered_inputs(teacher.network, spec.image_shape)
+    if remembered is None:
+        return Units(teacher=teacher)
+    spread = remembered.spread / _USUAL
+    is_gray = remembered.is_gray(spec.mean, spec.std)
+    if not is_gray and 1 / _MOST <= spread <= _MOST:
+        return Units(teacher=teacher)
+    mean = [m + s * a for m, s, a in zip(spec.mean, spec.std, remembered.mean, strict=True)]
+    std = [s * spread for s in spec.std]
+    if is_gray:
+        mean, std = [sum(mean) / len(mean)] * len(mean), [sum(std) / len(std)] * len(std)
+    return Units(teacher=rescaled(teacher, mean, std), is_gray=is_gray)
 
-    To images it answers as before, but for rounding. Its spec has another mean and std, so it is
-    for making dreams and not for describing them.
-    """
-    remembered = remembered_inputs(teacher.network, teacher.spec.image_shape)
-    if remembered is None or 1 / _MOST <= remembered.spread / _USUAL <= _MOST:
-        return teacher
-    return rescaled(teacher, remembered)
 
-
-def rescaled(teacher: Teacher, remembered: Remembered) -> Teacher:
-    """Return the teacher for inputs that are standardised by what is remembered."""
-    spec, scale = teacher.spec, remembered.spread / _USUAL
-    offset = next(teacher.network.parameters()).new_tensor(remembered.mean)
-    units = list(zip(spec.mean, spec.std, remembered.mean, strict=True))
+def rescaled(teacher: Teacher, mean: Sequence[float], std: Sequence[float]) -> Teacher:
+    """Return the teacher for inputs that were normalised with another mean and std."""
+    spec = teacher.spec
+    scale = [new / old for new, old in zip(std, spec.std, strict=True)]
+    offset = [(n - m) / s for n, m, s in zip(mean, spec.mean, spec.std, strict=True)]
     return Teacher(
         network=Rescaled(teacher.network, scale, offset),
-        spec=dataclasses.replace(
-            spec,
-            mean=tuple(m + s * a for m, s, a in units),
-            std=tuple(s * scale for s in spec.std),
-        ),
+        spec=dataclasses.replace(spec, mean=tuple(mean), std=tuple(std)),
     )

@@ -29,6 +29,7 @@ _MOST_SPREAD = 1.0  # of the logarithms of the filters' scales; trained networks
 # 0.25, and what is found was 0.9 to 1.3 times what there was.
 USUAL_SPREAD = 0.3
 PLAUSIBLE, IMPLAUSIBLE, FAR_WORSE = math.log(1.5), math.log(1.8), math.log(3)
+_LEAST_CHROMA = 0.1  # photographs had 0.5 at least
 _WARMEST, _TINT = 0.08, 0.03  # of mean red less mean blue: ImageNet has 0.08; and what it may miss
 
 
@@ -39,10 +40,20 @@ class Remembered:
     Attributes:
         mean: Per channel, in units of the network's input.
         spread: Their standard deviation over all pixels and images; good to about a third.
+        chroma: Of three channels, how much the inputs varied in color, for each unit that they
+            varied in brightness: about 0.7 for photographs (1 for :func:`natural_noise`), 0 for
+            gray images; None of other numbers of channels.
     """
 
     mean: tuple[float, ...]
     spread: float
+    chroma: float | None = None
+
+    def is_gray(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Tell whether the training images were gray, in three equal channels of pixels."""
+        pixels = [a * s + m for a, s, m in zip(self.mean, std, mean, strict=True)]
+        equal = max(pixels) - min(pixels) < _TINT
+        return self.chroma is not None and self.chroma < _LEAST_CHROMA and equal
 
     def misfit(self, mean: Sequence[float], std: Sequence[float]) -> float:
         """Return by what factor a mean and std explain it badly: 0 for well, its logarithm.
@@ -132,16 +143,20 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     convolution, norm = (copy.deepcopy(layer).cpu() for layer in layers)
     images = natural_noise(num_images, image_shape, torch.Generator().manual_seed(0))
     flat = torch.eye(channels).view(channels, channels, 1, 1).expand(channels, *image_shape)
+    gray = images.mean(1, keepdim=True).expand_as(images)
     with torch.no_grad():
         zero = _channel_means(convolution(torch.zeros(1, *image_shape)))[0]
         gains = (_channel_means(convolution(flat)) - zero).T
-        variances = convolution(images).var((0, 2, 3), correction=0)
+        variances, of_gray, of_color = (
+            convolution(each).var((0, 2, 3), correction=0).double()
+            for each in (images, gray, images - gray)
+        )
     known = norm.running_var.double()
     alive = (known > _DEAD * known.max()) & (variances > _DEAD * variances.max())
     alive &= known.isfinite() & norm.running_mean.isfinite()
     if int(alive.sum()) <= channels:
         return None
-    known, variances = known[alive], variances[alive].double()
+    known, variances = known[alive], variances[alive]
     weights = known.rsqrt().unsqueeze(1)
     offsets = (norm.running_mean.double() - zero.double())[alive].unsqueeze(1)
     mean = torch.linalg.lstsq(gains[alive].double() * weights, offsets * weights).solution
@@ -151,7 +166,17 @@ def remembered_inputs(network: nn.Module, image_shape: tuple[int, int, int]) -> 
     values = tuple(float(value) for value in mean.flatten())
     scales = 0.5 * (known / variances).log()
     told = float(scales.std()) < _MOST_SPREAD and all(map(math.isfinite, (spread, *values)))
-    return Remembered(mean=values, spread=spread) if told else None
+    if not told:
+        return None
+    parts = torch.stack([of_gray[alive], of_color[alive]], 1) / known.unsqueeze(1)
+    chroma = _chroma(parts) if channels == 3 else None
+    return Remembered(mean=values, spread=spread, chroma=chroma)
+
+
+def _chroma(parts: Tensor) -> float:
+    """Return how much of the second column makes a sum of 1, in units of the first."""
+    gray, color = torch.linalg.lstsq(parts, parts.new_ones(len(parts), 1)).solution.flatten()
+    return float((color / gray.clamp_min(1e-12)).clamp_min(0))
 
 
 class _SeenEnoughError(Exception):

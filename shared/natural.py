@@ -33,14 +33,22 @@ class NaturalBasis:
     Args:
         image_shape: ``(C, H, W)``. Channels are decorrelated if there are three.
         device: Where coefficients and inputs are.
+        gray: All channels are equal: there is brightness alone, and the other coefficients, which
+            stay, are worth nothing.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], device: torch.device, *, gray: bool = False
+    ) -> None:
         channels, height, width = image_shape
         self._vertical = _cosines(height).to(device)
         self._horizontal = _cosines(width).to(device)
         self.amplitudes = _amplitudes(height, width).to(device)
-        self._colors = color_axes(channels).to(device)
+        colors = _gray_axes(channels) if gray else color_axes(channels)
+        self._colors = colors.to(device)
+        # Of gray ones the mean over the channels; else the inverse.
+        inverse = torch.linalg.pinv(colors) if gray else torch.linalg.inv(colors)
+        self._to_axes = inverse.to(device)
 
     def inputs(self, coefficients: Tensor) -> Tensor:
         """Return float32 inputs ``(N, C, H, W)`` of their coefficients."""
@@ -50,7 +58,7 @@ class NaturalBasis:
     def coefficients(self, inputs: Tensor) -> Tensor:
         """Return the coefficients ``(N, C, H, W)`` of inputs, the inverse of :meth:`inputs`."""
         spectrum = self._vertical @ inputs @ self._horizontal.T
-        return self._mix(spectrum, torch.linalg.inv(self._colors)) / self.amplitudes
+        return self._mix(spectrum, self._to_axes) / self.amplitudes
 
     def gradient(self, of_inputs: Tensor) -> Tensor:
         """Return the gradient with respect to the coefficients, given that to the inputs."""
@@ -108,3 +116,9 @@ def color_axes(channels: int) -> Tensor:
     axes = axes / torch.linalg.vector_norm(axes, dim=1, keepdim=True)
     variances = torch.tensor([1 - CHROMA, CHROMA / 2, CHROMA / 2]) * channels
     return axes.T * variances.sqrt()
+
+
+def _gray_axes(channels: int) -> Tensor:
+    axes = torch.zeros(channels, channels)
+    axes[:, 0] = 1
+    return axes

@@ -8,10 +8,9 @@ from torch import nn
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine
 from dreamforge.engines import rehearsing_engine
-from dreamforge.units import Rescaled, in_usual_units, rescaled
+from dreamforge.units import Rescaled, rescaled, usual_units
 from shared.checkpoint import Checkpoint
 from shared.images import to_images
-from shared.input_scale import Remembered
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
 
@@ -29,7 +28,7 @@ def test_inputs_of_about_unit_variance_stay_as_they_are(
 ) -> None:
     teacher = teacher_of(convention)
 
-    assert in_usual_units(teacher) is teacher
+    assert usual_units(teacher).teacher is teacher
 
 
 @pytest.mark.parametrize("convention", [UNIT, BYTES])
@@ -39,7 +38,7 @@ def test_others_are_rescaled_and_answer_as_before(
     teacher, pixels = teacher_of(convention), photographs()
     known = fingerprint(teacher.network)
 
-    changed = in_usual_units(teacher)
+    changed = usual_units(teacher).teacher
 
     inputs = changed.normalize(pixels)
     assert isinstance(changed.network, Rescaled)
@@ -95,13 +94,12 @@ def test_a_network_and_its_twin_for_other_inputs_dream_the_same() -> None:
     )
     config = SynthesisConfig(num_images=8, steps=6, precision="float32", compile="off")
     config = config.resolve((3, 16, 16))
-    remembered = Remembered(mean=mean, spread=std * 1.15)
 
     dreams = [
         Engine(teacher, config, CPU).synthesize(0, 0, 8).dreams.images.float()
         for teacher in (
             Teacher(network=usual, spec=spec),
-            rescaled(Teacher(network=twin, spec=unit), remembered),
+            rescaled(Teacher(network=twin, spec=unit), mean, (std,) * 3),
         )
     ]
 
