@@ -29,7 +29,8 @@ _MOST_SPREAD = 1.0  # of the logarithms of the filters' scales; trained networks
 # 0.25, and what is found was 0.9 to 1.3 times what there was.
 USUAL_SPREAD = 0.3
 PLAUSIBLE, IMPLAUSIBLE, FAR_WORSE = math.log(1.5), math.log(1.8), math.log(3)
-_LEAST_CHROMA = 0.1  # photographs had 0.5 at least
+_LEAST_CHROMA = 0.3  # trained networks had 0.38 at least for photographs, 0.06 at most for gray
+_EQUAL = 0.003  # means of channels of pixels; had 0.04 for photographs, 0.0015 at most for gray
 _WARMEST, _TINT = 0.08, 0.03  # of mean red less mean blue: ImageNet has 0.08; and what it may miss
 
 
@@ -41,7 +42,7 @@ class Remembered:
         mean: Per channel, in units of the network's input.
         spread: Their standard deviation over all pixels and images; good to about a third.
         chroma: Of three channels, how much the inputs varied in color, for each unit that they
-            varied in brightness: about 0.7 for photographs (1 for :func:`natural_noise`), 0 for
+            varied in brightness: about 0.6 for photographs (1 for :func:`natural_noise`), 0 for
             gray images; None of other numbers of channels.
     """
 
@@ -52,7 +53,7 @@ class Remembered:
     def is_gray(self, mean: Sequence[float], std: Sequence[float]) -> bool:
         """Tell whether the training images were gray, in three equal channels of pixels."""
         pixels = [a * s + m for a, s, m in zip(self.mean, std, mean, strict=True)]
-        equal = max(pixels) - min(pixels) < _TINT
+        equal = max(pixels) - min(pixels) < _EQUAL
         return self.chroma is not None and self.chroma < _LEAST_CHROMA and equal
 
     def misfit(self, mean: Sequence[float], std: Sequence[float]) -> float:

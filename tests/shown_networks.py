@@ -22,7 +22,12 @@ def photographs() -> Tensor:
 
 
 def network_shown(
-    mean: Sequence[float], std: Sequence[float], name: str = "resnet8", seed: int = 0
+    mean: Sequence[float],
+    std: Sequence[float],
+    name: str = "resnet8",
+    seed: int = 0,
+    *,
+    gray: bool = False,
 ) -> nn.Module:
     """A network whose BatchNorm layers have seen the photographs, scaled so."""
     torch.manual_seed(seed)
@@ -31,7 +36,10 @@ def network_shown(
     for norm in norms:
         norm.momentum = 1.0
     column = (3, 1, 1)
-    inputs = (photographs() - torch.tensor(mean).view(column)) / torch.tensor(std).view(column)
+    pixels = photographs()
+    if gray:
+        pixels = pixels.mean(1, keepdim=True).expand_as(pixels)
+    inputs = (pixels - torch.tensor(mean).view(column)) / torch.tensor(std).view(column)
     with torch.no_grad():
         network.train()(inputs)
     return network.eval()

@@ -107,6 +107,35 @@ def test_a_network_and_its_twin_for_other_inputs_dream_the_same() -> None:
     assert (dreams[0] - dreams[1]).abs().max() <= 1  # of 255, rounding
 
 
+@pytest.mark.parametrize("convention", [IMAGENET, SYMMETRIC, UNIT])
+@pytest.mark.parametrize("space", ["natural", "pixels"])
+def test_a_network_that_saw_gray_images_dreams_in_gray(
+    convention: tuple[tuple[float, ...], tuple[float, ...]], space: str
+) -> None:
+    network = network_shown(*convention, seed=1, gray=True)
+    checkpoint = Checkpoint(tensors=network.state_dict(), metadata={})
+    teacher = teacher_from_checkpoint(checkpoint, mean=convention[0], std=convention[1])
+    config = SynthesisConfig(num_images=4, steps=4, space=space, compile="off")
+
+    units = usual_units(teacher)
+    engine = Engine(
+        units.teacher, config.resolve(teacher.spec.image_shape), CPU, gray=units.is_gray
+    )
+    images = engine.synthesize(0, 0, 4).dreams.images
+
+    assert units.is_gray
+    assert torch.equal(images, images[:, :1].expand_as(images))
+    assert images.float().std() > 20
+    known = to_images(photographs())
+    assert torch.allclose(units.teacher.logits(known), teacher.logits(known), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_that_saw_colors_dreams_in_colors() -> None:
+    teacher = teacher_of(UNIT)
+
+    assert not usual_units(teacher).is_gray
+
+
 @pytest.mark.parametrize("method", ["inversion", "adaptive", "generator"])
 def test_every_method_takes_a_rescaled_teacher(method: str) -> None:
     teacher = teacher_of(UNIT)
