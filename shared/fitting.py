@@ -74,12 +74,14 @@ def find_architecture(
             continue
         left_out = [name for name in checkpoint.tensors if not name.startswith(prefix)]
         return _with_left_out(match, prefix, left_out), tensors
+    nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
-    elif suggestion := suggest_by_position(checkpoint.tensors, facts.hint(checkpoint.path)):
-        raise CheckpointError(suggestion)
-    nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
+    elif nearest.num_wrong > 1:  # what one tensor keeps from fitting is no other network
+        hint = facts.hint(checkpoint.path)
+        if suggestion := suggest_by_position(checkpoint.tensors, hint):
+            raise CheckpointError(suggestion)
     if facts.is_only_in_set("architecture"):
         raise IncompatibleError(
             f"{origin}: {_what_it_is(checkpoint)}, and the dreams were made from a {name}: another "
