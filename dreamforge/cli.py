@@ -74,6 +74,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     """
     from dreamforge.batch_size import settle_batch_size
     from dreamforge.compile_choice import settle_compile
+    from dreamforge.units import usual_units
     from shared.device import resolve_device
     from shared.manifest import printable
     from shared.teacher import load_teacher
@@ -85,6 +86,8 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     loaded = load_teacher(teacher, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {printable(assumption, 200)}")
+    for remark in usual_units(loaded).remarks:
+        say(f"note: {remark}")
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     asked = build_config(SynthesisConfig, options, preset_settings)

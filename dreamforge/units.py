@@ -30,10 +30,12 @@ class Units:
         teacher: Answers images as the one it was made of, but for rounding. Where it is another,
             its spec has another mean and std: it is for making dreams, not for describing them.
         is_gray: Whether dreams are to be gray, in channels that are equal in the teacher's units.
+        remarks: What a user should know, one sentence each.
     """
 
     teacher: Teacher
     is_gray: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 class Rescaled(nn.Module):
@@ -70,7 +72,13 @@ def usual_units(teacher: Teacher) -> Units:
     std = [s * spread for s in spec.std]
     if is_gray:
         mean, std = [sum(mean) / len(mean)] * len(mean), [sum(std) / len(std)] * len(std)
-    return Units(teacher=rescaled(teacher, mean, std), is_gray=is_gray)
+    remarks = ["dreams are gray, as the first BatchNorm remembers no colors"] if is_gray else []
+    if not 1 / _MOST <= spread <= _MOST:
+        remarks.append(
+            f"inputs have a standard deviation of {remembered.spread:.2g} by the first BatchNorm: "
+            "dreams are moved in units of that"
+        )
+    return Units(teacher=rescaled(teacher, mean, std), is_gray=is_gray, remarks=tuple(remarks))
 
 
 def rescaled(teacher: Teacher, mean: Sequence[float], std: Sequence[float]) -> Teacher:

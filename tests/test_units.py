@@ -28,7 +28,9 @@ def test_inputs_of_about_unit_variance_stay_as_they_are(
 ) -> None:
     teacher = teacher_of(convention)
 
-    assert usual_units(teacher).teacher is teacher
+    units = usual_units(teacher)
+    assert units.teacher is teacher
+    assert not units.remarks
 
 
 @pytest.mark.parametrize("convention", [UNIT, BYTES])
@@ -38,10 +40,12 @@ def test_others_are_rescaled_and_answer_as_before(
     teacher, pixels = teacher_of(convention), photographs()
     known = fingerprint(teacher.network)
 
-    changed = usual_units(teacher).teacher
+    units = usual_units(teacher)
+    changed = units.teacher
 
     inputs = changed.normalize(pixels)
     assert isinstance(changed.network, Rescaled)
+    assert [remark for remark in units.remarks if "in units of that" in remark]
     assert float(inputs.std()) == pytest.approx(1, rel=0.4)
     assert float(inputs.mean().abs()) < 0.2
     assert torch.allclose(changed.denormalize(inputs), pixels, atol=1e-5)
@@ -124,6 +128,7 @@ def test_a_network_that_saw_gray_images_dreams_in_gray(
     images = engine.synthesize(0, 0, 4).dreams.images
 
     assert units.is_gray
+    assert units.remarks[0].startswith("dreams are gray")
     assert torch.equal(images, images[:, :1].expand_as(images))
     assert images.float().std() > 20
     known = to_images(photographs())
