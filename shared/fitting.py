@@ -57,9 +57,10 @@ def find_architecture(
         candidate = find_candidate(name)
         try:
             return match_candidate(candidate, tensors)
-        except NoFitError as error:
-            refusals.append(error)
-            return match_changed(candidate, tensors)
+        except NoFitError:
+            if changed := match_changed(candidate, tensors):
+                return changed
+            raise
 
     refusals: list[NoFitError] = []
     try:

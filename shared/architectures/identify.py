@@ -122,16 +122,18 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
     )
 
 
-def match_changed(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match:
+def match_changed(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match | None:
     """Return a match with the candidate as somebody has changed it: another head, other biases.
 
+    None where no such change explains the names.
+
     Raises:
-        NoFitError: If no such change explains the tensors, or they leave doubt which it was.
+        NoFitError: If shapes do not fit, or the tensors leave doubt what was built.
     """
     shapes = comparable(tensors, left_out=candidate.left_out)
     change = None if is_factory(candidate.name) else find_change(candidate, shapes)
     if change is None:
-        raise NoFitError(f"{candidate.name}: no other head explains it", len(shapes))
+        return None
     match = match_candidate(changed(candidate, change), tensors)
     if change.doubt():
         raise NoFitError(f"{candidate.name}: {change.doubt()}", 1)
@@ -199,16 +201,18 @@ def _skeleton(candidate: Candidate, tensors: Mapping[str, Tensor]) -> nn.Module:
 def _try(
     candidates: Iterable[Candidate],
     tensors: Mapping[str, Tensor],
-    match: Callable[[Candidate, Mapping[str, Tensor]], Match],
+    match: Callable[[Candidate, Mapping[str, Tensor]], Match | None],
 ) -> tuple[list[Match], list[NoFitError]]:
     """Return the candidates that fit, and why the others do not."""
     matches: list[Match] = []
     reasons: list[NoFitError] = []
     for candidate in candidates:
         try:
-            matches.append(match(candidate, tensors))
+            found = match(candidate, tensors)
         except NoFitError as error:
             reasons.append(error)
+        else:
+            matches += [] if found is None else [found]
     return matches, reasons
 
 
