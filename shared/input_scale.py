@@ -28,7 +28,8 @@ _MOST_SPREAD = 1.0  # of the logarithms of the filters' scales; trained networks
 # Standard deviation of the training images' pixels in [0, 1], as it is found: photographs have
 # 0.25, and what is found was 0.9 to 1.3 times what there was.
 USUAL_SPREAD = 0.3
-PLAUSIBLE, IMPLAUSIBLE, FAR_WORSE = math.log(1.5), math.log(1.8), math.log(3)
+PLAUSIBLE, POSSIBLE = math.log(1.5), math.log(2.5)
+IMPLAUSIBLE, FAR_WORSE = math.log(1.8), math.log(3)
 _LEAST_CHROMA = 0.3  # trained networks had 0.38 at least for photographs, 0.06 at most for gray
 _EQUAL = 0.003  # means of channels of pixels; had 0.04 for photographs, 0.0015 at most for gray
 _WARMEST, _TINT = 0.08, 0.03  # of mean red less mean blue: ImageNet has 0.08; and what it may miss
@@ -105,7 +106,7 @@ def better_convention(
 ) -> Convention | None:
     """Return the convention that explains what is remembered, where mean and std do not.
 
-    They must be implausible and the convention plausible, or much less implausible; in doubt
+    They must be implausible and the convention plausible, or possible and far better; in doubt
     nothing is better.
     """
     if remembered is None or min(std) <= 0:  # which is refused elsewhere
@@ -122,7 +123,7 @@ def better_convention(
 
     best = min(CONVENTIONS, key=misfit_of)
     least = misfit_of(best)
-    is_better = least < PLAUSIBLE or (math.isfinite(least) and misfit - least > FAR_WORSE)
+    is_better = least < PLAUSIBLE or (least < POSSIBLE and misfit - least > FAR_WORSE)
     return best if is_better else None
 
 

@@ -135,6 +135,9 @@ def test_no_better_convention_without_a_plain_case() -> None:
     assert better_convention(between, *IMAGENET) is None
     assert better_convention(halves, *IMAGENET) == CONVENTIONS[1]
     assert better_convention(usual, *SYMMETRIC) is None  # implausible, but nothing is better
+    # Brighter than white by ImageNet's, and by no convention anything like an image.
+    odd = Remembered(mean=(3.0, 3.0, 3.0), spread=9.0)
+    assert better_convention(odd, *IMAGENET) is None
 
 
 def test_gray_images_of_low_contrast_are_not_taken_for_others() -> None:
