@@ -86,11 +86,11 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     loaded = load_teacher(teacher, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {printable(assumption, 200)}")
-    for remark in usual_units(loaded).remarks:
-        say(f"note: {remark}")
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     asked = build_config(SynthesisConfig, options, preset_settings)
+    for remark in usual_units(loaded, asked.method).remarks:
+        say(f"note: {remark}")
     config, note = settle_batch_size(
         loaded,
         asked,

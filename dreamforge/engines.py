@@ -48,7 +48,7 @@ def shard_engines(
     ``--method generator`` the shards' common start is learned first, or read from ``file``; with
     ``--method adaptive`` the opponents are made first.
     """
-    units = usual_units(teacher)
+    units = usual_units(teacher, config.method)
     teacher = units.teacher
     if config.method == "generator":
         fast = FastEngine(teacher, config, device)
@@ -69,7 +69,7 @@ def rehearsing_engine(
     teacher: Teacher, config: SynthesisConfig, device: torch.device
 ) -> RehearsingEngine:
     """Return an engine whose steps can be timed, compiled if the config says so."""
-    units = usual_units(teacher)
+    units = usual_units(teacher, config.method)
     teacher = units.teacher
     if config.method == "generator":
         return FastEngine(teacher, config, device)

@@ -58,22 +58,26 @@ class Rescaled(nn.Module):
         return answer
 
 
-def usual_units(teacher: Teacher) -> Units:
-    """Return the teacher for inputs of unit variance: itself, where its own have about that."""
+def usual_units(teacher: Teacher, method: str) -> Units:
+    """Return the teacher for inputs of unit variance: itself, where its own have about that.
+
+    A generator's dreams are never gray: it has colors of its own.
+    """
     spec = teacher.spec
     remembered = remembered_inputs(teacher.network, spec.image_shape)
     if remembered is None:
         return Units(teacher=teacher)
     spread = remembered.spread / _USUAL
-    is_gray = remembered.is_gray(spec.mean, spec.std)
-    if not is_gray and 1 / _MOST <= spread <= _MOST:
+    is_usual = 1 / _MOST <= spread <= _MOST
+    is_gray = method != "generator" and remembered.is_gray(spec.mean, spec.std)
+    if is_usual and not is_gray:
         return Units(teacher=teacher)
     mean = [m + s * a for m, s, a in zip(spec.mean, spec.std, remembered.mean, strict=True)]
     std = [s * spread for s in spec.std]
     if is_gray:
         mean, std = [sum(mean) / len(mean)] * len(mean), [sum(std) / len(std)] * len(std)
     remarks = ["dreams are gray, as the first BatchNorm remembers no colors"] if is_gray else []
-    if not 1 / _MOST <= spread <= _MOST:
+    if not is_usual:
         remarks.append(
             f"inputs have a standard deviation of {remembered.spread:.2g} by the first BatchNorm: "
             "dreams are moved in units of that"

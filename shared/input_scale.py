@@ -11,6 +11,7 @@ from normalised ones, which does: an image out of the network's range is another
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,10 +207,8 @@ def first_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple
         elif isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(at_norm))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(_SeenEnoughError):
             network(image)
-    except _SeenEnoughError:
-        pass
     finally:
         for handle in handles:
             handle.remove()

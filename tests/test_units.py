@@ -28,7 +28,7 @@ def test_inputs_of_about_unit_variance_stay_as_they_are(
 ) -> None:
     teacher = teacher_of(convention)
 
-    units = usual_units(teacher)
+    units = usual_units(teacher, "inversion")
     assert units.teacher is teacher
     assert not units.remarks
 
@@ -40,7 +40,7 @@ def test_others_are_rescaled_and_answer_as_before(
     teacher, pixels = teacher_of(convention), photographs()
     known = fingerprint(teacher.network)
 
-    units = usual_units(teacher)
+    units = usual_units(teacher, "inversion")
     changed = units.teacher
 
     inputs = changed.normalize(pixels)
@@ -121,7 +121,7 @@ def test_a_network_that_saw_gray_images_dreams_in_gray(
     teacher = teacher_from_checkpoint(checkpoint, mean=convention[0], std=convention[1])
     config = SynthesisConfig(num_images=4, steps=4, space=space, compile="off")
 
-    units = usual_units(teacher)
+    units = usual_units(teacher, "inversion")
     engine = Engine(
         units.teacher, config.resolve(teacher.spec.image_shape), CPU, gray=units.is_gray
     )
@@ -129,6 +129,7 @@ def test_a_network_that_saw_gray_images_dreams_in_gray(
 
     assert units.is_gray
     assert units.remarks[0].startswith("dreams are gray")
+    assert not usual_units(teacher, "generator").is_gray
     assert torch.equal(images, images[:, :1].expand_as(images))
     assert images.float().std() > 20
     known = to_images(photographs())
@@ -138,7 +139,7 @@ def test_a_network_that_saw_gray_images_dreams_in_gray(
 def test_a_network_that_saw_colors_dreams_in_colors() -> None:
     teacher = teacher_of(UNIT)
 
-    assert not usual_units(teacher).is_gray
+    assert not usual_units(teacher, "inversion").is_gray
 
 
 @pytest.mark.parametrize("method", ["inversion", "adaptive", "generator"])

@@ -7,16 +7,14 @@ from shared.architectures.catalog import (
     find_candidate,
     is_factory,
 )
-from shared.architectures.identify import (
+from shared.architectures.identify import identify, require_batch_norm, suggest_by_position
+from shared.architectures.match import (
     Match,
     NoFitError,
     comparable,
-    identify,
     match_by_position,
     match_candidate,
     match_changed,
-    require_batch_norm,
-    suggest_by_position,
 )
 from shared.architectures.skeleton import (
     build_in_memory,
