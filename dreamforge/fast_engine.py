@@ -22,7 +22,7 @@ from dreamforge.engine import (
 )
 from dreamforge.generator import initial_generator
 from dreamforge.inversion_loss import inversion_copy
-from dreamforge.mode_seeking import FeatureTap, likeness
+from dreamforge.mode_seeking import FeatureTap, likeness, same_class_pairs
 from dreamforge.moves import jitters, move
 from dreamforge.noise import balanced_targets
 from dreamforge.objective import objective
@@ -181,10 +181,11 @@ class FastEngine:
             ],
             betas=(config.beta1, config.beta2),
         )
+        pairs = same_class_pairs(targets)
         last_read = time.monotonic()
         for step, moved_by in enumerate(moves):
             inputs = move(self._inputs(latents, targets), *moved_by)
-            loss, terms, _ = self._loss(inputs, targets, start.stats)
+            loss, terms, _ = self._loss(inputs, targets, pairs, start.stats)
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -193,7 +194,7 @@ class FastEngine:
                 last_read = time.monotonic()
         with torch.no_grad():
             inputs = self._inputs(latents, targets)
-            loss, terms, stats = self._loss(inputs, targets, start.stats)
+            loss, terms, stats = self._loss(inputs, targets, pairs, start.stats)
         return inputs, {**_read(terms), "total": loss.item()}, stats
 
     def _inputs(self, latents: Tensor, targets: Tensor) -> Tensor:
@@ -202,7 +203,11 @@ class FastEngine:
         return self.scorer.normalize(pixels)
 
     def _loss(
-        self, inputs: Tensor, targets: Tensor, before: StreamStats
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        pairs: tuple[Tensor, Tensor],
+        before: StreamStats,
     ) -> tuple[Tensor, dict[str, Tensor], list[BatchStats]]:
         with autocast(self.device, self._dtype):
             logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
@@ -212,7 +217,7 @@ class FastEngine:
         features = self._tap.take()
         if self.config.mode_seeking_weight:
             # Either alone leaves the other: one palette per class, or one drawing (docs/method.md).
-            value = (likeness(inputs, targets) + likeness(features, targets)) / 2
+            value = (likeness(inputs, pairs) + likeness(features, pairs)) / 2
             loss = loss + self.config.mode_seeking_weight * value
             terms["likeness"] = value.detach()
         return loss, terms, stats

@@ -53,7 +53,7 @@ class FeatureTap:
         self._seen = inputs[0]
 
 
-def likeness(features: Tensor, targets: Tensor) -> Tensor:
+def likeness(features: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
     """Return about the inverse distance between images of one class.
 
     The mode-seeking term of Mao et al. 2019 (arXiv:1903.05628). Unlike there, the latents'
@@ -62,12 +62,12 @@ def likeness(features: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         features: float32 ``(N, ...)`` of about unit variance; inputs, too.
-        targets: int64 ``(N,)``.
+        pairs: Of images of one class (see :func:`same_class_pairs`).
 
     Returns:
-        A scalar float32, at most ``1 / LEAST_DISTANCE``; 0 if no two images have one class.
+        A scalar float32, at most ``1 / LEAST_DISTANCE``; 0 if there are no pairs.
     """
-    images, partners = same_class_pairs(targets)
+    images, partners = pairs
     if len(images) == 0:
         return features.new_zeros(())
     distances = (features[images] - features[partners]).abs().flatten(1).mean(1)
@@ -75,7 +75,11 @@ def likeness(features: Tensor, targets: Tensor) -> Tensor:
 
 
 def same_class_pairs(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int64 ``(P,)`` twice: every image with the next one of its class, if there is one."""
+    """Return int64 ``(P,)`` twice: every image with the next one of its class, if there is one.
+
+    How many there are is known only once ``targets`` (int64 ``(N,)``) are, so the host waits for
+    a GPU here: ask once a batch, not once a step.
+    """
     order = torch.argsort(targets, stable=True)
     same = targets[order[1:]] == targets[order[:-1]]
     return order[:-1][same], order[1:][same]

@@ -15,21 +15,21 @@ def test_every_image_is_paired_with_the_next_of_its_class():
 def test_images_that_are_the_same_are_as_alike_as_can_be():
     features = torch.ones(4, 2, 3, 3)
 
-    assert likeness(features, torch.zeros(4, dtype=torch.int64)).item() == pytest.approx(
-        1 / LEAST_DISTANCE
-    )
+    pairs = same_class_pairs(torch.zeros(4, dtype=torch.int64))
+
+    assert likeness(features, pairs).item() == pytest.approx(1 / LEAST_DISTANCE)
 
 
 def test_likeness_is_the_inverse_distance_within_classes_only():
     features = torch.tensor([[0.0, 0.0], [1.0, 3.0], [50.0, 50.0]])
-    value = likeness(features, torch.tensor([0, 0, 1])).item()
+    value = likeness(features, same_class_pairs(torch.tensor([0, 0, 1]))).item()
 
     assert value == pytest.approx(1 / (2 + LEAST_DISTANCE))
 
 
 def test_without_pairs_there_is_nothing_to_keep_apart():
     features = torch.randn(3, 5, requires_grad=True)
-    value = likeness(features, torch.arange(3))
+    value = likeness(features, same_class_pairs(torch.arange(3)))
 
     assert value.item() == 0
     assert not value.requires_grad
@@ -37,7 +37,7 @@ def test_without_pairs_there_is_nothing_to_keep_apart():
 
 def test_the_gradient_drives_a_class_apart():
     features = torch.tensor([[0.0], [1.0]], requires_grad=True)
-    likeness(features, torch.tensor([0, 0])).backward()
+    likeness(features, same_class_pairs(torch.tensor([0, 0]))).backward()
 
     assert features.grad is not None
     assert features.grad[0] > 0 > features.grad[1]  # down the gradient: 0 moves left, 1 right
