@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo test oldest check docs clean
 
 # The demo's network is so small that a second thread costs more than it brings. Digits on black are
 # no photographs, so their dreams start without a photograph's brightness and contrast.
@@ -18,6 +18,11 @@ demo: .venv/.demo
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+# The oldest versions that pyproject.toml admits, in an environment of their own. What they warn of
+# is deprecated by packages that are newer than they are.
+oldest: .venv-oldest/.test
+	.venv-oldest/bin/python -m pytest -W ignore::DeprecationWarning
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -35,5 +40,12 @@ docs: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
+.venv-oldest/.test: pyproject.toml
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --native-tls --python .venv-oldest/bin/python \
+		--resolution lowest-direct --editable '.[test]'
+	@touch $@
+
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv .venv-oldest demo build dist *.egg-info

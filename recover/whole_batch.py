@@ -122,8 +122,9 @@ class _Normalize(torch.autograd.Function):
         scale = inverse if weight is None else inverse * weight
         slope = -scale * inverse * of_normalized / num_values
         offset = -scale * of_outputs / num_values
+        # PyTorch 2.10 refuses an eps of 0; 1 + 1e-30 is 1.
         grad_inputs += F.batch_norm(
-            inputs, mean, torch.ones_like(var), slope, offset, training=False, eps=0.0
+            inputs, mean, torch.ones_like(var), slope, offset, training=False, eps=1e-30
         )
         needed = [
             gradient if is_needed else None

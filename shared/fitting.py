@@ -73,8 +73,10 @@ def find_architecture(
         except NoFitError as error:
             refusals.append(error)
             continue
-        left_out = [name for name in checkpoint.tensors if not name.startswith(prefix)]
-        return _with_left_out(match, prefix, left_out), tensors
+        left_out = [each for each in checkpoint.tensors.items() if not each[0].startswith(prefix)]
+        if name is None:
+            _refuse_part(match, prefix, dict(left_out))
+        return _with_left_out(match, prefix, [left for left, _ in left_out]), tensors
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
         with suppress(NoFitError):
@@ -169,6 +171,19 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
             "factory) return the one to invert, and of a single logit z two, [0, z]"
         )
     return num_classes
+
+
+def _refuse_part(match: Match, prefix: str, left_out: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a layer beside the network takes what it answers."""
+    for name, tensor in left_out.items():
+        if name.endswith(".weight") and tensor.shape[1:] == (match.num_classes,):
+            layer = name.removesuffix(".weight")
+            raise CheckpointError(
+                f"under {prefix!r} is a {match.architecture} of {match.num_classes} classes, and "
+                f"beside it {layer[:60]!r}, which makes {len(tensor)} of them: a larger network; "
+                "write a factory that builds all of it, --arch package.module:factory (--arch "
+                f"{match.architecture} takes the part alone)"
+            )
 
 
 def _with_left_out(match: Match, prefix: str, left_out: Sequence[str]) -> Match:

@@ -29,6 +29,7 @@ from shared.manifest import (
     printable,
 )
 from shared.opener import ATTRIBUTES, MAX_ATTRIBUTE_BYTES, Contents, open_safely
+from shared.superblock import with_checksum
 from shared.values import ARRAYS, INDEX_ARRAYS, arrays_of, bits, check_labels, check_values
 
 CHUNK_BYTES = 192 * 1024  # 64 images of 3x32x32; one of 3x224x224
@@ -212,7 +213,7 @@ def _create(path: Path) -> Iterator[Any]:
         yield file
         file.flush()
         image = file.id.get_file_image()
-    path.write_bytes(image)
+    path.write_bytes(with_checksum(image))
 
 
 def _write_attributes(file: Any, attributes: Mapping[str, Any]) -> None:

@@ -196,6 +196,7 @@ def simulated_cuda(num_bytes: int = 8 * 2**30) -> Iterator[Simulation]:
     answers = {
         "_lazy_init": None,
         "is_available": True,
+        "is_current_stream_capturing": False,
         "device_count": 1,
         "current_device": 0,
         "get_device_capability": (

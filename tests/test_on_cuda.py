@@ -54,6 +54,8 @@ def photos(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def run(tool: click.Command, *arguments: object) -> str:
     result = CliRunner().invoke(tool, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     assert result.exit_code == 0, result.output
     return result.stdout
 

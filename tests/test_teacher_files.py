@@ -268,6 +268,21 @@ def test_tensors_beside_the_network_are_left_out_aloud() -> None:
     ) in spec.assumptions
 
 
+def test_a_part_of_a_larger_network_is_taken_only_where_it_is_named() -> None:
+    inside = mobile()
+    num_classes = len(inside["linear.weight"])
+    tensors = {f"base.{name}": tensor for name, tensor in inside.items()}
+    tensors |= {"out.weight": torch.ones(3, num_classes), "out.bias": torch.ones(3)}
+
+    with pytest.raises(CheckpointError, match="beside it 'out', which makes 3 of them") as raised:
+        teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}))
+    assert "--arch package.module:factory" in str(raised.value)
+    spec = teacher_from_checkpoint(
+        Checkpoint(tensors=tensors, metadata={}), architecture="resnet8"
+    ).spec
+    assert spec.num_classes == num_classes
+
+
 def test_of_tensors_that_do_not_fit_the_first_of_both_sides_is_named() -> None:
     tensors = mobile()
     tensors["fc.weight"] = tensors.pop("linear.weight")
