@@ -42,7 +42,12 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_gray_of_16_bits_is_that_of_8(tmp_path: Path, name: str) -> None:
     Image.fromarray(GRAY).save(tmp_path / "8.png")
-    Image.fromarray(GRAY.astype(np.uint16) * 257).save(tmp_path / name)
+    wide = GRAY.astype(np.uint16) * 257
+    if name == "a.pgm":  # which Pillow before 11 does not write
+        size = f"P5 {GRAY.shape[1]} {GRAY.shape[0]} 65535\n".encode()
+        (tmp_path / name).write_bytes(size + wide.astype(">u2").tobytes())
+    else:
+        Image.fromarray(wide).save(tmp_path / name)
 
     expected = np.asarray(open_image(tmp_path / "8.png"))
     for mode in ("L", "RGB"):
