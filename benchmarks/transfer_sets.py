@@ -73,7 +73,7 @@ def leaves(teacher: Teacher, draws: torch.Generator) -> Tensor:
 def scenes(teacher: Teacher, draws: torch.Generator) -> Tensor:
     """Return pixels ``(C, H, W)`` of what dreams start from, before any step of inversion.
 
-    See :func:`dreamforge.scenes.draw_scenes`. Its unit variance is that of many scenes, so that
+    See :func:`shared.scenes.draw_scenes`. Its unit variance is that of many scenes, so that
     each may have its own contrast: the first of several drawn together.
     """
     drawn = initial_inputs("scenes", SCENES_TOGETHER, teacher.spec.image_shape, draws)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.scenes import draw_scenes
 from shared.natural import natural_noise
+from shared.scenes import draw_scenes
 from shared.seeding import generator
 
 
@@ -15,7 +15,7 @@ def initial_inputs(
 ) -> Tensor:
     """Return float32 ``(N, C, H, W)`` in normalised input units, unit variance overall.
 
-    ``scenes``: see :func:`dreamforge.scenes.draw_scenes`. ``natural``: see
+    ``scenes``: see :func:`shared.scenes.draw_scenes`. ``natural``: see
     :func:`shared.natural.natural_noise`. ``white``: independent normal values (Yin et al.
     2020). ``pink``: amplitude falling as 1/f, the spectrum of natural images (Field 1987), so that
     large structures are there from the start, without constant offsets.

@@ -15,6 +15,7 @@ from shared.architectures import (
     build_in_memory,
     build_skeleton,
     find_candidate,
+    fit_by_position,
     has_values_of_its_own,
     identify,
     is_factory,
@@ -22,11 +23,12 @@ from shared.architectures import (
     match_candidate,
     match_changed,
     set_input_channels,
-    suggest_by_position,
+    suggestion,
 )
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
 from shared.facts import Facts
+from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
 from shared.statedict import strip_prefixes, under_shared_prefix
 
@@ -82,15 +84,57 @@ def find_architecture(
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
     elif nearest.num_wrong > 1:  # what one tensor keeps from fitting is no other network
-        hint = facts.hint(checkpoint.path)
-        if suggestion := suggest_by_position(checkpoint.tensors, hint):
-            raise CheckpointError(suggestion)
+        found = fit_by_position(checkpoint.tensors, facts.hint(checkpoint.path))
+        if found:
+            raise CheckpointError(_suggestion(found, facts))
     if facts.is_only_in_set("architecture"):
         raise IncompatibleError(
             f"{origin}: {_what_it_is(checkpoint)}, and the dreams were made from a {name}: another "
             f"network ({nearest}); pass the teacher that the dreams were made from"
         )
     raise nearest
+
+
+def told_apart(match: Match, tensors: Mapping[str, Tensor], facts: Facts) -> Match:
+    """Return the match, or a rival that gives BatchNorm layers more of what they remember, aloud.
+
+    Args:
+        match: Of tensors that rivals fit, too.
+        tensors: Those that belong to the network.
+        facts: Say the image size.
+    """
+    if not match.rivals:
+        return match
+    distances = [_misfit(each, tensors, facts) for each in (match, *match.rivals)]
+    ours, theirs = distances[0], min(distances[1:])
+    if not theirs * CLEARLY < ours:
+        return match
+    rival = match.rivals[distances.index(theirs) - 1]
+    sentence = (
+        f"the tensors fit {match.architecture} and {rival.architecture}: took "
+        f"{rival.architecture}, whose BatchNorm layers get what they remember (distance "
+        f"{theirs:.2g}, as a {match.architecture} {ours:.2g}); --arch says otherwise"
+    )
+    return replace(rival, assumptions=(*rival.assumptions, sentence))
+
+
+def _suggestion(found: Sequence[tuple[Match, Mapping[str, Tensor]]], facts: Facts) -> str:
+    """Say what fits, that first which gives BatchNorm layers what they remember."""
+    names = [match.architecture for match, _ in found]
+    if len(found) == 1:
+        return suggestion(names)
+    distances = [_misfit(match, tensors, facts) for match, tensors in found]
+    least, second = sorted(distances)[:2]
+    if not least * CLEARLY < second:
+        return suggestion(names)
+    best = names.pop(distances.index(least))
+    return suggestion([best, *names], is_told=True)
+
+
+def _misfit(match: Match, tensors: Mapping[str, Tensor], facts: Facts) -> float:
+    size = facts.find("image_size") or match.candidate.usual().size
+    network, _ = build_around(match, tensors)
+    return misfit(network.eval(), (match.in_channels, int(size[0]), int(size[1])))
 
 
 def refuse_one_logit(match: Match) -> None:

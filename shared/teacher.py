@@ -17,7 +17,13 @@ from shared.architectures import comparable, require_batch_norm
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError
 from shared.facts import Facts
-from shared.fitting import build_around, count_logits, find_architecture, refuse_one_logit
+from shared.fitting import (
+    build_around,
+    count_logits,
+    find_architecture,
+    refuse_one_logit,
+    told_apart,
+)
 from shared.input_scale import remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.odd_layers import refuse_odd_layers
@@ -130,6 +136,7 @@ def teacher_from_checkpoint(
         if needs_batch_norm:
             require_batch_norm(checkpoint.tensors)
         match, tensors = find_architecture(checkpoint, facts, origin)
+        match = told_apart(match, tensors, facts)
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
         refuse_one_logit(match)

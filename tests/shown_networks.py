@@ -1,13 +1,13 @@
 """Networks whose BatchNorm layers have been shown images of known scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dreamforge.scenes import draw_scenes
 from shared.architectures import build_network
 from shared.input_scale import CONVENTIONS
+from shared.scenes import draw_scenes
 
 SHAPE = (3, 32, 32)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,10 +28,13 @@ def network_shown(
     seed: int = 0,
     *,
     gray: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """A network whose BatchNorm layers have seen the photographs, scaled so."""
     torch.manual_seed(seed)
     network = build_network(name, num_classes=10)
+    if weights is not None:
+        network.load_state_dict(weights)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamforge.scenes import CONTRAST_SPREAD, draw_scenes
 from shared.natural import natural_noise
+from shared.scenes import CONTRAST_SPREAD, draw_scenes
 from shared.seeding import generator
 
 

@@ -7,7 +7,12 @@ from shared.architectures.catalog import (
     find_candidate,
     is_factory,
 )
-from shared.architectures.identify import identify, require_batch_norm, suggest_by_position
+from shared.architectures.identify import (
+    fit_by_position,
+    identify,
+    require_batch_norm,
+    suggestion,
+)
 from shared.architectures.match import (
     Match,
     NoFitError,
@@ -34,6 +39,7 @@ __all__ = [
     "build_skeleton",
     "comparable",
     "find_candidate",
+    "fit_by_position",
     "has_values_of_its_own",
     "identify",
     "is_factory",
@@ -42,5 +48,5 @@ __all__ = [
     "match_changed",
     "require_batch_norm",
     "set_input_channels",
-    "suggest_by_position",
+    "suggestion",
 ]

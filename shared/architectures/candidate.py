@@ -40,6 +40,8 @@ class Candidate:
             that few other architectures have it too. None where nothing is known.
         usual: Returns the usual preprocessing; a function, because asking may build or import.
         left_out: Prefixes of tensors a checkpoint may have and the network does not need.
+        is_rare: It has the tensors of a network that is far more common, and is taken for it only
+            by name, or where BatchNorm statistics tell.
     """
 
     name: str
@@ -47,3 +49,4 @@ class Candidate:
     marker: tuple[str, int] | None = None
     usual: Callable[[], Preprocessing] = cifar_preprocessing
     left_out: tuple[str, ...] = ()
+    is_rare: bool = False

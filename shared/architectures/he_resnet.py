@@ -2,7 +2,8 @@
 
 He et al. 2016 (arXiv:1512.03385), section 4.2: 6n+2 layers, three stages of 16, 32 and 64
 channels. Option A shortcuts (subsample, pad with zero channels) have no parameters; option B
-shortcuts are 1x1 convolutions with BatchNorm.
+shortcuts are 1x1 convolutions with BatchNorm. Where the zero channels come, the paper leaves open:
+most implementations put half of them on either side, some all of them behind.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +19,14 @@ DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, new channels zero, half of them on either side."""
+    """Option A: every second pixel, new channels zero, half of them on either side or all last."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, *, at_end: bool = False
+    ) -> None:
         super().__init__()
         self.stride = stride
-        self.before = (out_channels - in_channels) // 2
+        self.before = 0 if at_end else (out_channels - in_channels) // 2
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,11 +35,11 @@ class ZeroPadShortcut(nn.Module):
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> nn.Module:
-    """Return the skip connection: identity where shapes agree, else option A or B."""
+    """Return the skip connection: identity where shapes agree, else option A, A-end or B."""
     if stride == 1 and in_channels == out_channels:
         return nn.Sequential()
-    if option == "A":
-        return ZeroPadShortcut(in_channels, out_channels, stride)
+    if option != "B":
+        return ZeroPadShortcut(in_channels, out_channels, stride, at_end=option == "A-end")
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -72,7 +75,7 @@ class SmallResNet(nn.Module):
         widths: Channels per stage, before expansion.
         num_blocks: Blocks per stage.
         num_classes: Length of the logits.
-        option: ``A`` or ``B``, the shortcuts where the shape changes.
+        option: The shortcuts where the shape changes: ``A``, ``A-end`` (new channels last), ``B``.
         skip: Name of the shortcut in its block, as the checkpoints of this family have it.
         head: Name of the last linear layer.
         expansion: How many times its width a block puts out.
@@ -123,15 +126,17 @@ def he_resnet(
     )
 
 
-def _candidate(name: str, depth: int, **options: Any) -> Candidate:
+def _candidate(name: str, depth: int, *, is_rare: bool = False, **options: Any) -> Candidate:
     last = f"layer3.{(depth - 2) // 6 - 1}.conv2.weight"
-    return Candidate(name=name, build=partial(he_resnet, depth=depth, **options), marker=(last, 64))
+    build = partial(he_resnet, depth=depth, **options)
+    return Candidate(name=name, build=build, marker=(last, 64), is_rare=is_rare)
 
 
-# resnet20 names its tensors as akamaster/pytorch_resnet_cifar10 does, resnet20_b too, and
+# resnet20 names its tensors as akamaster/pytorch_resnet_cifar10 does, resnet20_end and _b too, and
 # resnet20_fc as chenyaofo/pytorch-cifar-models (option B called "downsample", head "fc").
 CANDIDATES = (
     *(_candidate(f"resnet{depth}", depth, option="A") for depth in DEPTHS),
+    *(_candidate(f"resnet{depth}_end", depth, option="A-end", is_rare=True) for depth in DEPTHS),
     *(_candidate(f"resnet{depth}_b", depth, option="B") for depth in DEPTHS),
     *(
         _candidate(f"resnet{depth}_fc", depth, option="B", skip="downsample", head="fc")

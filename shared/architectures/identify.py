@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor
@@ -84,9 +85,18 @@ def _has_marker(candidate: Candidate, tensors: Mapping[str, Tensor]) -> bool:
     return name in tensors and tuple(tensors[name].shape[:1]) == (size,)
 
 
-def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None) -> Match:
+def _choose(found: list[Match], hint: str, image_size: tuple[int, int] | None) -> Match:
+    matches = [match for match in found if not match.candidate.is_rare]
+    best, sentences = _likeliest(matches, hint, image_size)
+    rivals = tuple(match for match in found if match is not best)
+    return replace(best, assumptions=(*best.assumptions, *sentences), rivals=rivals)
+
+
+def _likeliest(
+    matches: list[Match], hint: str, image_size: tuple[int, int] | None
+) -> tuple[Match, list[str]]:
     if len(matches) == 1:
-        return matches[0]
+        return matches[0], []
     if image_size is not None:
         small = max(image_size) <= _SMALL_IMAGE
         why = f"images are {image_size[0]}x{image_size[1]}"
@@ -104,31 +114,40 @@ def _choose(matches: list[Match], hint: str, image_size: tuple[int, int] | None)
         f"the tensors fit {best.architecture} and {others}: took {best.architecture} because "
         f"{why}; --arch says otherwise"
     )
-    return replace(best, assumptions=(*best.assumptions, sentence))
+    return best, [sentence]
 
 
-def suggest_by_position(tensors: Mapping[str, Tensor], hint: str = "") -> str | None:
-    """Say which known architectures the tensors fit under other names; None if none.
+def suggestion(fitting: list[str], *, is_told: bool = False) -> str:
+    """Say which known architectures some tensors fit under other names.
 
-    It builds them all, which takes seconds: for when nothing else has fitted.
+    Args:
+        fitting: Their names, the best one first.
+        is_told: BatchNorm statistics fit the first one only.
     """
-    fitting = _fit_by_position(tensors, hint)
-    if not fitting:
-        return None
-    which = (
-        f"{fitting[0]} has"
-        if len(fitting) == 1
-        else f"{' and '.join(fitting)} (alike in tensors, not in padding or activations) have"
-    )
+    best, *others = fitting
+    which = f"{best} has"
+    if is_told:
+        which = (
+            f"{best} (rather than {' or '.join(others)}: its BatchNorm layers get what they "
+            "remember) has"
+        )
+    elif others:
+        names = " and ".join(fitting)
+        which = f"{names} (alike in tensors, not in padding or activations) have"
     return (
         f"no known architecture has tensors of these names, but {which} as many of the same "
-        f"shapes in the same order: where that is the network, --arch {fitting[0]} takes them in "
+        f"shapes in the same order: where that is the network, --arch {best} takes them in "
         "their order"
     )
 
 
-def _fit_by_position(tensors: Mapping[str, Tensor], hint: str) -> list[str]:
-    """Return the names of known architectures that the tensors fit under other names."""
+def fit_by_position(
+    tensors: Mapping[str, Tensor], hint: str = ""
+) -> list[tuple[Match, dict[str, Tensor]]]:
+    """Return what the tensors fit under other names, with the tensors under those names.
+
+    It builds all known architectures, which takes seconds: for when nothing else has fitted.
+    """
     names = list(_hinted_timm_names(hint))
     known = set(timm_names())
     # TensorFlow's padding differs, and so timm has many a network twice.
@@ -136,11 +155,8 @@ def _fit_by_position(tensors: Mapping[str, Tensor], hint: str) -> list[str]:
     timm = [find_candidate(f"timm:{name}") for name in names]
     fitting = []
     for candidate in (*ARCHITECTURES.values(), *timm):
-        try:
-            match_by_position(candidate, tensors)
-        except NoFitError:
-            continue
-        fitting.append(candidate.name)
+        with suppress(NoFitError):
+            fitting.append(match_by_position(candidate, tensors))
     return fitting
 
 

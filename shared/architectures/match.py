@@ -36,12 +36,14 @@ class Match:
         num_classes: Read from the head.
         in_channels: Read from the first convolution.
         assumptions: What the tensors could not tell, one sentence each.
+        rivals: Others that fit as well.
     """
 
     candidate: Candidate
     num_classes: int
     in_channels: int
     assumptions: tuple[str, ...] = ()
+    rivals: tuple["Match", ...] = ()
 
     @property
     def architecture(self) -> str:
