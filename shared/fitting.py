@@ -1,5 +1,6 @@
 """Weights become a network: which of a file's tensors, which architecture, which answers."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -133,6 +134,8 @@ def _suggestion(found: Sequence[tuple[Match, Mapping[str, Tensor]]], facts: Fact
 
 def _misfit(match: Match, tensors: Mapping[str, Tensor], facts: Facts) -> float:
     size = facts.find("image_size") or match.candidate.usual().size
+    if len(size) != 2 or min(size) < 1:  # which is refused later
+        return math.inf
     network, _ = build_around(match, tensors)
     return misfit(network.eval(), (match.in_channels, int(size[0]), int(size[1])))
 

@@ -69,7 +69,7 @@ def test_all_architectures_are_built_only_where_nothing_fits(
 ) -> None:
     """That takes seconds, and a file whose network is under a prefix is a common one."""
     searched = []
-    monkeypatch.setattr("shared.fitting.suggest_by_position", lambda *_: searched.append(1))
+    monkeypatch.setattr("shared.fitting.fit_by_position", lambda *_: searched.append(1))
     inside = {f"model.backbone.{name}": tensor for name, tensor in weights.items()}
 
     assert load({**inside, "loss.weight": torch.ones(7)}).spec.architecture == "resnet20"
