@@ -12,6 +12,7 @@ from shared.config import option, validate
 from shared.errors import ConfigError
 
 FEATURE_WEIGHT = 10.0
+USUAL_RATE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,12 @@ class RecoverConfig:
     prune_every: int = option(20, "gradual: steps between two updates of the masks", min=1)
     steps: int = option(1500, "distillation steps; 0 prunes and repairs only", min=0)
     batch_size: int = option(128, "dreams per step", min=2)
-    lr: float = option(0.05, "peak rate of SGD", above=0)
+    lr: float | None = option(
+        None,
+        "peak rate of SGD  [default: 0.05, less where the teacher's weights are small; 0.1 for a "
+        "student from random weights]",
+        above=0,
+    )
     lr_schedule: str = option(
         "cosine",
         "rate after the warm-up: cosine to zero, or constant",
@@ -192,14 +198,24 @@ class RecoverConfig:
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"
             )
 
-    def resolve(self, image_shape: tuple[int, int, int]) -> "RecoverConfig":
-        """Return the config with every automatic choice made for images of ``(C, H, W)``."""
+    def resolve(
+        self, image_shape: tuple[int, int, int], usual_rate: float = USUAL_RATE
+    ) -> "RecoverConfig":
+        """Return the config with every automatic choice made.
+
+        Args:
+            image_shape: ``(C, H, W)``.
+            usual_rate: What suits the teacher's weights (see :mod:`recover.rate`).
+        """
         shift = self.shift if self.shift is not None else min(image_shape[1:]) // 8
         weight = self.feature_weight
         if weight is None:
             weight = 0.0 if self.student else FEATURE_WEIGHT
+        rate = self.lr
+        if rate is None:
+            rate = USUAL_RATE if self.student else usual_rate
         return dataclasses.replace(
-            self, shift=min(shift, min(image_shape[1:]) - 1), feature_weight=weight
+            self, shift=min(shift, min(image_shape[1:]) - 1), feature_weight=weight, lr=rate
         )
 
     def to_json(self) -> dict[str, Any]:

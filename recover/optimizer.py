@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recover.config import RecoverConfig
+from recover.config import USUAL_RATE, RecoverConfig
 
 
 def make_optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD:
@@ -20,7 +20,7 @@ def make_optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD
     ]
     return torch.optim.SGD(
         groups,
-        lr=config.lr,
+        lr=config.lr or USUAL_RATE,  # of every step: that of recover.schedule
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
         foreach=True,

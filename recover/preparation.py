@@ -9,6 +9,7 @@ import torch
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
+from recover.rate import usual_rate
 from recover.remarks import few_held_out
 from recover.student import origin_of_student
 from shared.device import resolve_device
@@ -75,7 +76,7 @@ def prepare(
     """
     warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
     device = resolve_device(config.device)
-    config = config.resolve(teacher.spec.image_shape)
+    config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))
     origin, remarks = origin_of_student(config, teacher)
     whole_layers(origin.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)

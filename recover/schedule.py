@@ -2,7 +2,7 @@
 
 import math
 
-from recover.config import RecoverConfig
+from recover.config import USUAL_RATE, RecoverConfig
 
 
 def last_pruning_step(config: RecoverConfig) -> int:
@@ -38,10 +38,10 @@ def learning_rate(config: RecoverConfig, step: int) -> float:
 
     The half cosine is SGDR's (Loshchilov & Hutter 2017, arXiv:1608.03983), eq. 5, with no restart.
     """
-    num_warmup = round(config.warmup * config.steps)
+    num_warmup, peak = round(config.warmup * config.steps), config.lr or USUAL_RATE
     if step < num_warmup:
-        return config.lr * (step + 1) / num_warmup
+        return peak * (step + 1) / num_warmup
     if config.lr_schedule == "constant":
-        return config.lr
+        return peak
     progress = (step - num_warmup) / max(config.steps - num_warmup, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -24,6 +24,7 @@ def quick_config(**changes: Any) -> RecoverConfig:
     facts: dict[str, Any] = {
         "sparsity": 0.8,
         "steps": 12,
+        "lr": 0.05,
         "batch_size": 16,
         "prune_every": 3,
         "repair_images": 64,
