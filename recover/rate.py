@@ -16,6 +16,8 @@ from recover.config import USUAL_RATE
 
 # Of the ResNet-20 that the usual rate was set on, in units of He et al.'s initialisation.
 USUAL_SCALE = 1.25
+# What no BatchNorm follows learns at the rate that it is given.
+LEAST_FACTOR = 0.02
 
 
 def weight_scale(network: nn.Module) -> float:
@@ -39,5 +41,6 @@ def weight_scale(network: nn.Module) -> float:
 
 def usual_rate(network: nn.Module) -> float:
     """Return the peak rate: the usual one, less where weights are smaller; two digits."""
-    factor = min(1.0, (weight_scale(network) / USUAL_SCALE) ** 2)
+    factor = (weight_scale(network) / USUAL_SCALE) ** 2
+    factor = min(max(factor, LEAST_FACTOR), 1.0)
     return float(f"{USUAL_RATE * factor:.2g}")

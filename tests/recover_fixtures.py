@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from conftest import blobs
 from dreamset_fixtures import write_dream_set
+from PIL import Image
 from torch import nn
 
 from recover.config import RecoverConfig
@@ -50,6 +51,17 @@ def blob_dreams(folder: Path, labeler: Teacher, num_images: int = 128, **options
     )
     folder.mkdir(parents=True, exist_ok=True)
     return DreamSet.open(write_dream_set(folder, dreams=dreams, spec=labeler.spec, **options))
+
+
+def blob_photos(folder: Path, teacher: Teacher, num_images: int) -> Path:
+    """Write real images, a folder per class, and return the folder."""
+    images, labels = blobs(num_images, seed=5)
+    assert teacher.spec.class_names is not None
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        home = folder / teacher.spec.class_names[label]
+        home.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(home / f"{number}.png")
+    return folder
 
 
 def begin_distillation(

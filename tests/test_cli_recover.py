@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import IMAGE_SHAPE, QUADRANTS, blobs
+from conftest import IMAGE_SHAPE, QUADRANTS
 from dreamset_fixtures import tiny_spec, write_dream_set
-from PIL import Image
-from recover_fixtures import blob_dreams
+from recover_fixtures import blob_dreams, blob_photos
 
 from recover.cli import main
 from shared.checkpoint import to_safetensors
@@ -34,14 +33,7 @@ def index(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def eval_folder(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
-    images, labels = blobs(20, seed=5)
-    assert tiny_teacher.spec.class_names is not None
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        home = folder / tiny_teacher.spec.class_names[label]
-        home.mkdir(exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(home / f"{number}.png")
-    return folder
+    return blob_photos(tmp_path_factory.mktemp("real"), tiny_teacher, 20)
 
 
 def run(runner: CliRunner, *arguments: object) -> Result:

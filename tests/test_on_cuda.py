@@ -12,9 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from conftest import NUM_CLASSES, blobs
-from PIL import Image
-from recover_fixtures import blob_dreams
+from conftest import NUM_CLASSES
+from recover_fixtures import blob_dreams, blob_photos
 from safetensors.torch import load_file
 from simulated_cuda import CUDA, SimulatedTensor, simulated_cuda
 from torch import nn
@@ -42,14 +41,7 @@ def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def photos(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
-    images, labels = blobs(16, seed=5)
-    assert tiny_teacher.spec.class_names is not None
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        home = folder / tiny_teacher.spec.class_names[label]
-        home.mkdir(exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(home / f"{number}.png")
-    return folder
+    return blob_photos(tmp_path_factory.mktemp("real"), tiny_teacher, 16)
 
 
 def run(tool: click.Command, *arguments: object) -> str:

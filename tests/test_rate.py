@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from recover.config import PRESETS, USUAL_RATE, RecoverConfig
-from recover.rate import USUAL_SCALE, usual_rate, weight_scale
+from recover.rate import LEAST_FACTOR, USUAL_SCALE, usual_rate, weight_scale
 from recover.schedule import learning_rate
 from shared.teacher import Teacher
 
@@ -21,7 +21,7 @@ def test_the_scale_of_he_initialisation_is_one() -> None:
     assert weight_scale(network) == pytest.approx(1, rel=0.03)
 
 
-@pytest.mark.parametrize("factor", [0.1, 0.5])
+@pytest.mark.parametrize("factor", [0.2, 0.5])
 def test_the_rate_falls_with_the_square_of_the_weights(factor: float) -> None:
     layer = nn.Conv2d(2, 4, 3)
     nn.init.constant_(layer.weight, USUAL_SCALE * factor * (2 / 18) ** 0.5)
@@ -45,6 +45,13 @@ def test_large_weights_and_none_have_the_usual_rate(value: float) -> None:
 
     assert usual_rate(layer) == USUAL_RATE
     assert usual_rate(nn.Linear(3, 2)) == USUAL_RATE
+
+
+def test_tiny_weights_do_not_stop_the_rest() -> None:
+    layer = nn.Conv2d(2, 4, 3)
+    nn.init.constant_(layer.weight, 1e-9)
+
+    assert usual_rate(layer) == pytest.approx(LEAST_FACTOR * USUAL_RATE)
 
 
 def test_behind_a_batch_norm_the_scaled_step_does_the_same() -> None:
