@@ -67,8 +67,8 @@ class RecoverConfig:
     batch_size: int = option(128, "dreams per step", min=2)
     lr: float | None = option(
         None,
-        "peak rate of SGD  [default: 0.05, less where the teacher's weights are small; 0.1 for a "
-        "student from random weights]",
+        "peak rate of SGD  [default: 0.05, less where the teacher's weights are less than half as "
+        "large as usual; 0.1 for a student from random weights]",
         above=0,
     )
     lr_schedule: str = option(

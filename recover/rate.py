@@ -16,6 +16,9 @@ from recover.config import USUAL_RATE
 
 # Of the ResNet-20 that the usual rate was set on, in units of He et al.'s initialisation.
 USUAL_SCALE = 1.25
+# Down to half that scale the usual rate stays: there a lower one was no better, on a MobileNetV2
+# worse (benchmarks/RESULTS.md).
+TOLERANCE = 2.0
 # What no BatchNorm follows learns at the rate that it is given.
 LEAST_FACTOR = 0.02
 
@@ -40,7 +43,9 @@ def weight_scale(network: nn.Module) -> float:
 
 
 def usual_rate(network: nn.Module) -> float:
-    """Return the peak rate: the usual one, less where weights are smaller; two digits."""
-    factor = (weight_scale(network) / USUAL_SCALE) ** 2
-    factor = min(max(factor, LEAST_FACTOR), 1.0)
+    """Return the peak rate: the usual one, less where weights are far smaller; two digits."""
+    scale = weight_scale(network)
+    if scale * TOLERANCE >= USUAL_SCALE:
+        return USUAL_RATE
+    factor = max((scale / USUAL_SCALE) ** 2, LEAST_FACTOR)
     return float(f"{USUAL_RATE * factor:.2g}")
