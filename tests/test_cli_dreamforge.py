@@ -71,6 +71,20 @@ def test_the_result_is_one_line_and_progress_goes_to_stderr(synth, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("factor", "arguments", "is_said"),
+    [(0.9, [], True), (1.1, [], False), (0.9, ["--bn-weight", "50"], False)],
+)
+def test_a_loss_beyond_the_usual_is_said(synth, monkeypatch, factor, arguments, is_said):
+    loss = json.loads(synth(*arguments, "--json").stdout)["mean_loss"]
+    monkeypatch.setattr("dreamforge.cli.SUSPICIOUS_LOSS", factor * loss)
+
+    again = synth(*arguments)
+
+    assert again.exit_code == 0
+    assert (f"warning: the dreams' mean loss is {loss:.1f}" in again.stderr) == is_said
+
+
 def test_json_is_the_only_thing_on_stdout(synth, tmp_path):
     out = tmp_path / "folder" / "set.h5"
     record = json.loads(synth("--json", "--out", out, "--license", "CC0-1.0").stdout)
