@@ -38,14 +38,16 @@ def milliseconds(compute: Callable[[], object], device: torch.device, repetition
     return 1000 * min(times[1:])
 
 
-def passes(network: nn.Module, inputs: Tensor, *, train: bool) -> Callable[[], object]:
+def passes(
+    network: nn.Module, inputs: Tensor, *, train: bool, dtype: torch.dtype = torch.bfloat16
+) -> Callable[[], object]:
     """Return a function that runs ``network`` forward and backward."""
     network = network.train(train).requires_grad_(train)
     leaf = inputs.clone().requires_grad_()
     wanted = (leaf, *network.parameters()) if train else (leaf,)
 
     def compute() -> object:
-        with autocast(inputs.device, torch.bfloat16):
+        with autocast(inputs.device, dtype):
             loss = network(leaf).float().square().mean()
         return torch.autograd.grad(loss, wanted)
 

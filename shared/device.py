@@ -84,14 +84,19 @@ def devices_of(gpus: str, name: str) -> list[str]:
 
 
 def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """Return the dtype for convolutions: ``auto`` is bfloat16 where the device is fast in it."""
+    """Return the dtype for convolutions: ``auto`` is bfloat16 where the device is fast in it.
+
+    On a CPU that takes matrix units (AMX). AVX-512 has instructions for bfloat16 as well, but on an
+    Intel CPU whose AMX was hidden they were slower than float32 in every network that was tried
+    (``benchmarks/bench_precision.py``).
+    """
     if precision != "auto":
         return PRECISIONS[precision]
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         # Private, but the only question of its kind, and missing it costs speed alone.
-        fast = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+        fast = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     return torch.bfloat16 if fast else torch.float32
 
 

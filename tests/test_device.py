@@ -40,7 +40,23 @@ def test_processes_of_one_machine_take_its_devices_in_turn(monkeypatch):
 def test_precision_by_name():
     assert compute_dtype(CPU, "float32") == torch.float32
     assert compute_dtype(CPU, "bfloat16") == torch.bfloat16
-    assert compute_dtype(CPU, "auto") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("matrix_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)]
+)
+def test_a_cpu_takes_bfloat16_for_its_matrix_units_alone(monkeypatch, matrix_units, dtype):
+    # AVX-512's instructions for it are there in both cases, and slower than float32.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: matrix_units, raising=False)
+
+    assert compute_dtype(CPU, "auto") == dtype
+
+
+def test_a_pytorch_that_cannot_tell_of_matrix_units_means_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+
+    assert compute_dtype(CPU, "auto") == torch.float32
 
 
 def test_autocast_follows_the_dtype():
