@@ -74,15 +74,28 @@ class Facts:
             [*(word for word in words if isinstance(word, str)), path.stem if path else ""]
         )
 
-    def image_size(self, candidate: Candidate) -> tuple[int, int]:
-        """Return ``(H, W)``, where nothing says it the architecture's usual one."""
+    def image_size(
+        self,
+        candidate: Candidate,
+        sides_instead: Callable[[tuple[int, int]], Sequence[int]] = lambda size: (),
+    ) -> tuple[int, int]:
+        """Return ``(H, W)``, where nothing says it the architecture's usual one.
+
+        Args:
+            candidate: The architecture.
+            sides_instead: Returns the sides of square images, likeliest first, that the network
+                takes where it refuses images of a size; none where it takes them.
+        """
         found = self.find("image_size")
         if found is None:
             height, width = candidate.usual().size
-            self._note(
-                f"image size {height}x{width}, {_why(candidate, 'one')}; "
-                "--image-size says otherwise"
-            )
+            why = _why(candidate, "one")
+            if sides := sides_instead((height, width)):
+                others = "".join(f", {side}x{side}" for side in sides[1:4])
+                also = f" (likewise {others[2:]})" if others else ""
+                why = f"since {candidate.name} takes it{also} and not {height}x{width}"
+                height = width = sides[0]
+            self._note(f"image size {height}x{width}, {why}; --image-size says otherwise")
             return height, width
         if len(found) != 2 or min(found) < 1:
             raise ConfigError(f"--image-size: found {found}, expected positive pixels")

@@ -34,6 +34,10 @@ from shared.odd_layers import replace_odd_norms
 from shared.statedict import strip_prefixes, under_shared_prefix
 
 _MAX_CHECKED_PIXELS = 2**20
+# What people resize images to, the commonest first: of several that a network takes it is that.
+_USUAL = "224 32 28 64 48 96 128 256 299 112 150 160 180 192 200 227 240 300 320 384 448 512"
+_USUAL += " 100 120 144 80 56 50 40 36 30 24 20 16 12 8"
+USUAL_SIDES = tuple(map(int, _USUAL.split()))
 
 
 def find_architecture(
@@ -197,17 +201,15 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
     # Without memory where images are huge, whatever a file says of its image size; not always,
     # because PyTorch then loads a second and a half of Python first.
     device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
-    values = {**dict(network.named_buffers()), **network.state_dict()}
-    tensors = {name: tensor.to(device) for name, tensor in values.items()}
-    image = torch.zeros(1, *shape, device=device)
     try:
-        with torch.no_grad():
-            logits = functional_call(network.eval(), tensors, (image,))
+        logits = _answer(network, shape, device)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
+        sides = _sides_taken(network, shape[0])
+        such = f" (such as {' or '.join(map(str, sides[:3]))})" if sides else ""
         raise ConfigError(
             f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
-            f"channels ({reason}); set --image-size"
+            f"channels ({reason}); set --image-size{such}"
         ) from error
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     num_classes = max(2, match.num_classes)
@@ -218,6 +220,38 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
             "factory) return the one to invert, and of a single logit z two, [0, z]"
         )
     return num_classes
+
+
+def sides_instead(network: nn.Module, in_channels: int, size: tuple[int, int]) -> list[int]:
+    """Return which of :data:`USUAL_SIDES` images may have, if not ``size`` ``(H, W)``.
+
+    Few networks refuse a size: those that flatten what is left of an image, for a linear layer that
+    takes just so many numbers.
+
+    Returns:
+        Likeliest first; none where the network takes ``size``.
+    """
+    with suppress(Exception):  # whatever somebody's forward may raise
+        _answer(network, (in_channels, *size), "cpu")
+        return []
+    return _sides_taken(network, in_channels)
+
+
+def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
+    taken = []
+    for side in USUAL_SIDES:
+        with suppress(Exception):
+            _answer(network, (in_channels, side, side), "meta")  # nothing but shapes is computed
+            taken.append(side)
+    return taken
+
+
+def _answer(network: nn.Module, shape: tuple[int, int, int], device: str) -> object:
+    """Send one black image of ``shape`` through copies of the tensors on ``device``."""
+    values = {**dict(network.named_buffers()), **network.state_dict()}
+    tensors = {name: tensor.to(device) for name, tensor in values.items()}
+    with torch.no_grad():
+        return functional_call(network.eval(), tensors, (torch.zeros(1, *shape, device=device),))
 
 
 def _refuse_part(match: Match, prefix: str, left_out: Mapping[str, Tensor]) -> None:

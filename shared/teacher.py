@@ -6,6 +6,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from shared.fitting import (
     count_logits,
     find_architecture,
     refuse_one_logit,
+    sides_instead,
     told_apart,
 )
 from shared.input_scale import remembered_inputs
@@ -142,7 +144,8 @@ def teacher_from_checkpoint(
         refuse_one_logit(match)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
-    shape = (match.in_channels, *facts.image_size(match.candidate))
+    instead = partial(sides_instead, network, match.in_channels)
+    shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_classes = count_logits(network, shape, match)
     mean, std = facts.normalization(
         match.candidate, match.in_channels, remembered_inputs(network, shape)
