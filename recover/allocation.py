@@ -27,6 +27,7 @@ def choose_masks(
     config: RecoverConfig,
     sparsity: float,
     kept: Mapping[str, Tensor] | None = None,
+    squared_gradients: Mapping[str, Tensor] | None = None,
 ) -> Masks:
     """Return which weights of ``network`` the config's importance and allocation keep.
 
@@ -38,11 +39,12 @@ def choose_masks(
         config: Says how; its own sparsity is the final one.
         sparsity: Of these masks, at most ``config.sparsity``.
         kept: Masks in force (True = kept), of no higher sparsity: what they prune stays pruned.
+        squared_gradients: As for :func:`recover.importance.importance`.
 
     Raises:
         ConfigError: As :func:`whole_layers`.
     """
-    scores = importance(network, config, kept)
+    scores = importance(network, config, kept, squared_gradients)
     whole = whole_layers(network, config)
     if config.allocation in ("uniform", "erk"):
         return layerwise_masks(scores, _counts(scores, whole, config.allocation, sparsity))

@@ -74,6 +74,7 @@ def prune(
     from recover.preparation import prepare
     from recover.prune import images_to_plan_by, plan_pruning
 
+    pruning_config(config, None)  # refuses what needs steps
     is_again = False
     if out is not None:
         is_again = RunFolder(out, {}).is_finished and not (overwrite or dry_run)

@@ -27,8 +27,10 @@ class RecoverConfig:
     )
     importance: str = option(
         "magnitude",
-        "what makes a weight worth keeping: its absolute value, or chance (a control)",
-        choices=("magnitude", "random"),
+        "what makes a weight worth keeping; magnitude: its absolute value; fisher: that times the "
+        "root of its mean squared gradient over the last steps (Theis et al. 2018), only with "
+        "--schedule gradual; random: chance, a control",
+        choices=("magnitude", "fisher", "random"),
     )
     allocation: str = option(
         "global",
@@ -161,6 +163,11 @@ class RecoverConfig:
             raise ConfigError(
                 f"--allocation lamp: found --importance {self.importance}, expected magnitude, "
                 "which is what LAMP rescales"
+            )
+        if self.importance == "fisher" and (self.schedule == "one-shot" or self.steps == 0):
+            raise ConfigError(
+                "--importance fisher: found pruning in one shot, expected --schedule gradual with "
+                "--steps, whose gradients it goes by; --importance magnitude needs none"
             )
         if self.student_weights is not None and self.student is None:
             raise ConfigError(

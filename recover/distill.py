@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from recover.allocation import choose_masks
 from recover.averaging import RunningAverage
 from recover.config import RecoverConfig
+from recover.curvature import SquaredGradients
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
 from recover.lesson import Lesson, set_modes
 from recover.masks import Masks
 from recover.optimizer import gradients, make_optimizer
-from recover.schedule import is_pruning_step, learning_rate, sparsity_at
+from recover.schedule import (
+    is_pruning_step,
+    last_pruning_step,
+    learning_rate,
+    sparsity_at,
+)
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.depthwise import unstride
 from shared.distributed import ALONE, Group
@@ -89,6 +95,7 @@ class Distillation:
         self._feed = feed
         self.group = group
         self._average = RunningAverage(student, config.ema) if config.ema else None
+        self._squares = SquaredGradients(student) if config.importance == "fisher" else None
         self._optimizer = make_optimizer(student, config)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
@@ -110,6 +117,8 @@ class Distillation:
         loss = loss.detach()
         self.group.add_up([*gradients(self.student), loss])
         self.masks.apply_to_gradients(self.student)
+        if self._squares is not None and self.step < last_pruning_step(config):
+            self._squares.update(self.student)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self._optimizer.step()
@@ -159,6 +168,7 @@ class Distillation:
             },
             "masks": dict(self.masks.kept),
             "average": None if self._average is None else self._average.state(),
+            "squared_gradients": None if self._squares is None else dict(self._squares.means),
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
         }
@@ -178,6 +188,8 @@ class Distillation:
         self.masks = Masks(kept, sum(int(mask.sum()) for mask in kept.values()))
         if self._average is not None:
             self._average.restore(state["average"])
+        if self._squares is not None:
+            self._squares.restore(state["squared_gradients"])
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
         self.step = state["step"]
@@ -190,7 +202,8 @@ class Distillation:
                 self.restore(state)
 
     def _prune(self, sparsity: float) -> None:
-        self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept)
+        squares = self._squares.means if self._squares is not None and self.step else None
+        self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept, squares)
         self.masks.apply(self.student)
         self.masks.apply_to_optimizer(self._optimizer, self.student)
         if self._average is not None:

@@ -48,12 +48,44 @@ def random_importance(
     return _without_pruned(scores, kept)
 
 
-def importance(
-    network: nn.Module, config: RecoverConfig, kept: Mapping[str, Tensor] | None = None
+def fisher_importance(
+    network: nn.Module,
+    squared_gradients: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the scores that ``config.importance`` names; ``kept`` as for :func:`magnitudes`."""
+    """Return ``|w| sqrt(E[g^2])`` of every prunable weight, float32: the order of ``w^2 E[g^2]``.
+
+    Args:
+        network: Any network.
+        squared_gradients: Of every prunable weight, see :mod:`recover.curvature`.
+        kept: As for :func:`magnitudes`.
+    """
+    scores = {
+        name: score * squared_gradients[name].float().sqrt()
+        for name, score in magnitudes(network).items()
+    }
+    return _without_pruned(scores, kept)
+
+
+def importance(
+    network: nn.Module,
+    config: RecoverConfig,
+    kept: Mapping[str, Tensor] | None = None,
+    squared_gradients: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Return the scores that ``config.importance`` names.
+
+    Args:
+        network: Any network.
+        config: Says which.
+        kept: As for :func:`magnitudes`.
+        squared_gradients: As for :func:`fisher_importance`; before there are any, magnitudes stand
+            in for it.
+    """
     if config.importance == "random":
         return random_importance(network, config.seed, kept)
+    if config.importance == "fisher" and squared_gradients is not None:
+        return fisher_importance(network, squared_gradients, kept)
     return magnitudes(network, kept)
 
 

@@ -130,11 +130,11 @@ def test_the_unscaled_loss_is_smaller_by_the_square_of_the_temperature(
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
-@pytest.mark.parametrize("mix", ["none", "cutmix"])
+@pytest.mark.parametrize("changes", [{"mix": "cutmix"}, {"importance": "fisher"}], ids=str)
 def test_a_restored_run_ends_with_the_bits_of_an_uninterrupted_one(
-    tiny_teacher: Teacher, tmp_path: Path, stop: int, mix: str
+    tiny_teacher: Teacher, tmp_path: Path, stop: int, changes: dict[str, str]
 ) -> None:
-    config = quick_config(mix=mix, flip=True, weight_decay=0.01)
+    config = quick_config(**{"mix": "none", **changes}, flip=True, weight_decay=0.01)
     whole = start(tiny_teacher, config)
     run_to_the_end(whole, config, tmp_path)
 
@@ -148,6 +148,20 @@ def test_a_restored_run_ends_with_the_bits_of_an_uninterrupted_one(
     expected = whole.student.state_dict()
     assert all(torch.equal(expected[k], v) for k, v in second.student.state_dict().items())
     second.masks.check(second.student)
+
+
+def test_fisher_keeps_what_the_loss_answers_to(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    config = quick_config(importance="fisher", sparsity=0.9)
+    run, plain = start(tiny_teacher, config), start(tiny_teacher, quick_config(sparsity=0.9))
+
+    run_to_the_end(run, config, tmp_path)
+    run_to_the_end(plain, config, tmp_path)
+
+    run.masks.check(run.student)
+    assert run.masks.num_kept == plain.masks.num_kept
+    assert any(
+        not torch.equal(mask, plain.masks.kept[name]) for name, mask in run.masks.kept.items()
+    )
 
 
 def test_unusual_layers_are_taught_and_stay_pruned() -> None:

@@ -3,8 +3,10 @@ from recover_fixtures import ODD_NUM_WEIGHTS, odd_network
 from torch import nn
 
 from recover.config import RecoverConfig
+from recover.curvature import DECAY, SquaredGradients
 from recover.importance import (
     PRUNED,
+    fisher_importance,
     importance,
     magnitudes,
     prunable_weights,
@@ -73,14 +75,55 @@ def test_random_scores_depend_on_seed_and_name_alone() -> None:
     assert again["stem.weight"].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_fisher_orders_weights_by_what_the_loss_gains_without_them() -> None:
+    """Of ``1/2 sum_i h_i w_i^2``, at its least, taking away weight i costs ``1/2 h_i w_i^2``."""
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[3.0, -2.0, 1.0, 0.5]])
+    curvatures = torch.tensor([[0.1, 1.0, 9.0, 1.0]])
+
+    scores = fisher_importance(layer, {"weight": curvatures})["weight"]
+
+    costs = 0.5 * curvatures * layer.weight.detach().square()
+    torch.testing.assert_close(scores.square() / 2, costs)
+    assert scores.argsort().tolist() == costs.argsort().tolist()
+    assert scores.argsort().tolist() != layer.weight.abs().argsort().tolist()
+    assert not scores.requires_grad
+
+
+def test_squared_gradients_are_those_of_the_last_steps() -> None:
+    layer = nn.Linear(2, 1)
+    squares = SquaredGradients(layer)
+    assert squares.means["weight"].tolist() == [[0, 0]]
+
+    for gradient in ([[3.0, 1.0]], [[1.0, 0.0]]):
+        layer.weight.grad = torch.tensor(gradient)
+        squares.update(layer)
+    layer.weight.grad = None
+    squares.update(layer)
+
+    share = 1 - DECAY
+    expected = [share * DECAY * (9 * DECAY + 1), share * DECAY**2]
+    torch.testing.assert_close(squares.means["weight"], torch.tensor([expected]))
+    other = SquaredGradients(layer)
+    other.restore(squares.means)
+    assert torch.equal(other.means["weight"], squares.means["weight"])
+    assert other.means["weight"] is not squares.means["weight"]
+
+
 def test_the_config_says_which_scores() -> None:
     network = odd_network()
     kept = {"head.weight": torch.zeros(4, 8, dtype=torch.bool)}
+    squares = {name: weight.detach() ** 2 for name, weight in prunable_weights(network).items()}
+    assert all(
+        torch.equal(score, magnitudes(network, kept)[name])
+        for name, score in importance(network, RecoverConfig(importance="fisher"), kept).items()
+    )
 
     for name, expected in (
         ("magnitude", magnitudes(network, kept)),
         ("random", random_importance(network, 3, kept)),
+        ("fisher", fisher_importance(network, squares, kept)),
     ):
-        found = importance(network, RecoverConfig(importance=name, seed=3), kept)
+        found = importance(network, RecoverConfig(importance=name, seed=3), kept, squares)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
         assert (found["head.weight"] == PRUNED).all()

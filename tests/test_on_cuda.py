@@ -169,10 +169,11 @@ def test_dreams_are_made_by_the_same_lines(
         ["--allocation", "erk", "--mix", "both", "--ema", "0.9", "--keep-last"],
         ["--allocation", "lamp", "--mix", "mixup", "--standardize-logits", "--final-repair"],
         ["--allocation", "uniform", "--importance", "random", "--bn-mode", "frozen"],
+        ["--importance", "fisher"],
         ["--preset", "tripurwar2025"],
         ["--student", "resnet14", "--sparsity", "0"],
     ],
-    ids=["default", "one-shot", "erk", "lamp", "uniform", "tripurwar2025", "student"],
+    ids=["default", "one-shot", "erk", "lamp", "uniform", "fisher", "tripurwar2025", "student"],
 )
 def test_students_are_taught_by_the_same_lines(
     options: list[str], dreams: Path, photos: Path, tmp_path: Path

@@ -82,11 +82,13 @@ def test_a_step_is_that_of_one_process_to_1e_5_in_float32(
         assert run.row()["loss"] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["gradual", "one-shot"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"schedule": "one-shot"}, {"importance": "fisher"}], ids=str
+)
 def test_all_steps_are_those_of_one_process_in_float64(
-    tiny_teacher: Teacher, schedule: str
+    tiny_teacher: Teacher, changes: dict[str, str]
 ) -> None:
-    config = quick_config(**CHANGES, schedule=schedule)
+    config = quick_config(**CHANGES, **changes)
     teacher = Teacher(network=InDouble(tiny_teacher.network), spec=tiny_teacher.spec)
     alone = taught(begin_distillation(teacher, config), config.steps)
 

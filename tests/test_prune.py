@@ -318,3 +318,16 @@ def test_a_finished_run_is_shown_again_and_kept_unless_overwritten(
     assert prune(*arguments, "--dry-run").exit_code == 0
     assert prune(*arguments, "--overwrite").exit_code == 0
     assert (tmp_path / "o" / "report.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_what_needs_steps_cannot_prune_in_one_shot(
+    teacher_file: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    result = prune(
+        *("--teacher", teacher_file, "--out", tmp_path / "o", "--importance", "fisher", *more)
+    )
+
+    assert result.exit_code == 2
+    assert "--importance fisher: found pruning in one shot" in result.stderr
+    assert not (tmp_path / "o").exists()

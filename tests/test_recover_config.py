@@ -20,6 +20,8 @@ from shared.errors import ConfigError
             {"allocation": "lamp", "importance": "random"},
             "--allocation lamp: found --importance random, expected magnitude",
         ),
+        ({"importance": "fisher", "schedule": "one-shot"}, "--importance fisher: found pruning in"),
+        ({"importance": "fisher", "steps": 0}, "--importance fisher: found pruning in one shot"),
     ],
 )
 def test_impossible_values_are_refused_by_the_flags_name(
