@@ -29,6 +29,7 @@ from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
 from shared.device import autocast, compute_dtype, reproducible_convolutions, to_device
 from shared.errors import DreamforgeError
+from shared.layout import layout_of
 from shared.seeding import derive_seed, generator
 from shared.teacher import Teacher
 
@@ -210,7 +211,7 @@ class FastEngine:
         before: StreamStats,
     ) -> tuple[Tensor, dict[str, Tensor], list[BatchStats]]:
         with autocast(self.device, self._dtype):
-            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
+            logits = self._network(inputs.contiguous(memory_format=layout_of(self._network)))
         stats = self._monitor.take()
         merged = before.including(stats, self.config.stats_momentum)
         loss, terms = objective(self.config, inputs, logits, targets, merged)

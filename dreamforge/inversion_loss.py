@@ -16,6 +16,7 @@ from dreamforge.objective import objective
 from shared.compiling import compile_function
 from shared.depthwise import unstride
 from shared.device import autocast
+from shared.layout import layout_of
 
 Answers = Callable[[Tensor], Sequence[Tensor]]  # inputs to the logits of every opponent
 
@@ -43,6 +44,7 @@ class InversionLoss:
         opponents: Answers | None = None,
     ) -> None:
         self._network = network
+        self._layout = layout_of(network)
         self._opponents = opponents
         self._config = config
         self._device = device
@@ -66,14 +68,14 @@ class InversionLoss:
 
     def _terms(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with autocast(self._device, self._dtype):
-            logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
+            logits = self._network(inputs.contiguous(memory_format=self._layout))
         stats = self._monitor.take()
         answers = self._opponents(inputs) if self._opponents else ()
         return objective(self._config, inputs, logits, targets, stats, answers)
 
 
 def inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Copy the network with channels-last convolutions already in the compute dtype.
+    """Copy the network, in the layout it wants, with convolutions already in the compute dtype.
 
     Autocast would cast frozen weights again in every step (it only remembers casts of weights
     that train). BatchNorm stays in float32.
@@ -83,4 +85,4 @@ def inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype)
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             module.to(dtype)
     unstride(copied, device)
-    return copied.to(memory_format=torch.channels_last)
+    return copied.to(memory_format=layout_of(copied))

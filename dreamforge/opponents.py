@@ -19,6 +19,7 @@ from dreamforge.engine import Engine
 from dreamforge.inversion_loss import inversion_copy
 from shared.device import autocast, compute_dtype
 from shared.images import to_pixels
+from shared.layout import layout_of
 from shared.magnitude import prune_globally
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.seeding import derive_seed
@@ -49,9 +50,11 @@ class Opponents:
 
         Gradients flow into the inputs, and nowhere else.
         """
-        arranged = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self._device, self._dtype):
-            return [network(arranged) for network in self._networks]
+            return [
+                network(inputs.contiguous(memory_format=layout_of(network)))
+                for network in self._networks
+            ]
 
 
 def make_opponents(

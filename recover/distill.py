@@ -32,6 +32,7 @@ from shared.depthwise import unstride
 from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
 from shared.feed import Feed
+from shared.layout import layout_of
 from shared.progress import Progress, ProgressCallback
 from shared.seeding import generator
 from shared.teacher import Teacher
@@ -87,7 +88,7 @@ class Distillation:
         masks: Masks,
         group: Group = ALONE,
     ) -> None:
-        self.student = student.to(memory_format=torch.channels_last).requires_grad_(True)
+        self.student = student.to(memory_format=layout_of(student)).requires_grad_(True)
         unstride(self.student, device)
         self.masks = masks
         self.step = 0

@@ -15,6 +15,7 @@ from recover.whole_batch import whole_batch_statistics
 from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.images import to_pixels
+from shared.layout import layout_of
 from shared.teacher import Teacher, batch_norms
 
 
@@ -37,7 +38,7 @@ class Lesson:
         first_batch: Callable[[], Tensor],
     ) -> None:
         self._teacher = teacher
-        self._network = folded(teacher.network).to(memory_format=torch.channels_last)
+        self._network = folded(teacher.network).to(memory_format=layout_of(teacher.network))
         self._config = config
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
@@ -60,7 +61,7 @@ class Lesson:
             with torch.no_grad(), self._features(self._network) as targets:
                 teacher_logits = self._network(inputs)
             with whole_batch_statistics(group), self._features(student) as features:
-                logits = student(inputs)
+                logits = student(inputs.contiguous(memory_format=layout_of(student)))
         loss = self._factor * distillation_loss(
             logits,
             teacher_logits,
@@ -73,7 +74,7 @@ class Lesson:
 
     def _inputs(self, images: Tensor) -> Tensor:
         inputs = self._teacher.normalize(to_pixels(images))
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs.contiguous(memory_format=layout_of(self._network))
 
     def _features(self, network: nn.Module) -> AbstractContextManager[dict[Key, Tensor]]:
         return features_of(network) if self._feature_weight else nullcontext({})

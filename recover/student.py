@@ -95,7 +95,7 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
 
 
 def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) -> None:
-    """Send one image through: does the size fit, are logits of the right classes what comes out?
+    """Send images through: does the size fit, are logits of the right classes what comes out?
 
     Raises:
         IncompatibleError: If not.
@@ -103,7 +103,7 @@ def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) ->
     size = "x".join(map(str, spec.image_shape))
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(1, *spec.image_shape))
+            logits = network.eval()(torch.zeros(2, *spec.image_shape))
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
         raise IncompatibleError(
@@ -111,10 +111,10 @@ def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) ->
             "choose an architecture made for such images"
         ) from error
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != (1, spec.num_classes):
+    if found != (2, spec.num_classes):
         raise IncompatibleError(
-            f"--student {architecture}: answers one image with {found}, expected logits of shape "
-            f"(1, {spec.num_classes}): the teacher has {spec.num_classes} classes"
+            f"--student {architecture}: answers two images with {found}, expected logits of shape "
+            f"(2, {spec.num_classes}): the teacher has {spec.num_classes} classes"
         )
 
 

@@ -42,7 +42,9 @@ class DenselyComputedConv2d(nn.Conv2d):
         padding: Any = self.padding
         dense = F.conv2d(input, weight, bias, 1, padding, self.dilation, self.groups)
         kept = dense[..., :: self.stride[0], :: self.stride[1]]
-        return kept.contiguous(memory_format=torch.channels_last)
+        is_last = input.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_last else torch.contiguous_format
+        return kept.contiguous(memory_format=layout)
 
 
 def _is_strided_depthwise(module: nn.Module) -> bool:

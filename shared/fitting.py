@@ -29,11 +29,13 @@ from shared.architectures import (
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
 from shared.facts import Facts
+from shared.layout import settle_layout
 from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
 from shared.statedict import strip_prefixes, under_shared_prefix
 
 _MAX_CHECKED_PIXELS = 2**20
+_NUM_TRIED = 2  # images: of a single one a forward may squeeze the batch away
 # What people resize images to, the commonest first: of several that a network takes it is that.
 _USUAL = "224 32 28 64 48 96 128 256 299 112 150 160 180 192 200 227 240 300 320 384 448 512"
 _USUAL += " 100 120 144 80 56 50 40 36 30 24 20 16 12 8"
@@ -190,7 +192,9 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
 
 
 def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> int:
-    """Send one image of ``shape`` ``(C, H, W)`` through: does it fit, are logits what comes out?
+    """Send images of ``shape`` ``(C, H, W)`` through: do they fit, are logits what comes out?
+
+    A network that cannot do with channels last is told so (:mod:`shared.layout`).
 
     Returns:
         The number of logits: the head's, or two that a factory makes of a single one.
@@ -211,13 +215,18 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
             f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
             f"channels ({reason}); set --image-size{such}"
         ) from error
+    if device == "cpu":
+        settle_layout(network, shape)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     num_classes = max(2, match.num_classes)
-    if found != (1, num_classes):
+    if is_factory(match.architecture) and isinstance(logits, Tensor) and logits.ndim == 2:
+        # The file's last matrix is the head of most networks, but what is answered is the answer.
+        num_classes = max(2, logits.shape[1])
+    if found != (_NUM_TRIED, num_classes):
         raise ConfigError(
-            f"{match.architecture} answers one image with {found}, expected one tensor of logits, "
-            f"(1, {num_classes}); of several heads, let a factory (--arch package.module:"
-            "factory) return the one to invert, and of a single logit z two, [0, z]"
+            f"{match.architecture} answers {_NUM_TRIED} images with {found}, expected one tensor "
+            f"of logits, ({_NUM_TRIED}, {num_classes}); of several heads, let a factory (--arch "
+            "package.module:factory) return the one to invert, and of a single logit z two, [0, z]"
         )
     return num_classes
 
@@ -247,11 +256,13 @@ def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
 
 
 def _answer(network: nn.Module, shape: tuple[int, int, int], device: str) -> object:
-    """Send one black image of ``shape`` through copies of the tensors on ``device``."""
-    values = {**dict(network.named_buffers()), **network.state_dict()}
+    """Send black images of ``shape`` through copies of the tensors on ``device``."""
+    # By their first names: a module that has two is computed with the tensors of both.
+    values = {**dict(network.named_buffers()), **dict(network.named_parameters())}
     tensors = {name: tensor.to(device) for name, tensor in values.items()}
+    images = torch.zeros(_NUM_TRIED, *shape, device=device)
     with torch.no_grad():
-        return functional_call(network.eval(), tensors, (torch.zeros(1, *shape, device=device),))
+        return functional_call(network.eval(), tensors, (images,))
 
 
 def _refuse_part(match: Match, prefix: str, left_out: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import torch
 from conftest import blobs
 from dreamset_fixtures import tiny_spec
 from recover_fixtures import odd_network, quick_config
+from torch import nn
 
 from recover.config import RecoverConfig
 from recover.distill import Distillation, augment, distill
@@ -18,6 +19,7 @@ from recover.journal import Journal
 from recover.masks import dense_masks, global_masks
 from shared.errors import DreamforgeError
 from shared.feed import TensorFeed
+from shared.layout import settle_layout
 from shared.progress import Progress, ignore_progress
 from shared.teacher import Teacher
 
@@ -183,6 +185,27 @@ def test_unusual_layers_are_taught_and_stay_pruned() -> None:
 
     run.masks.check(network)
     assert network.second.weight is network.first.weight
+
+
+@pytest.mark.parametrize("mode", ["train", "frozen"])
+def test_a_network_that_views_its_features_is_taught(mode: str) -> None:
+    class Viewing(nn.Sequential):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            features = self[1](self[0](inputs)).relu()
+            return self[2](features.view(len(features), -1))
+
+    torch.manual_seed(0)
+    spec = tiny_spec()
+    width = 4 * spec.image_shape[1] * spec.image_shape[2]
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(width, spec.num_classes)]
+    network = Viewing(*layers).eval()
+    settle_layout(network, spec.image_shape)
+    run = start(Teacher(network=network, spec=spec), quick_config(sparsity=0.5, bn_mode=mode))
+
+    for _ in range(3):
+        run.advance()
+
+    assert run.row()["loss"] > 0
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_advice(

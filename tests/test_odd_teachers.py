@@ -14,6 +14,7 @@ from dreamforge.engine import Engine
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, ConfigError
+from shared.layout import layout_of
 from shared.odd_layers import PlainBatchNorm
 from shared.teacher import Teacher, batch_norms, teacher_from_checkpoint
 
@@ -35,6 +36,53 @@ class TwoHeads(nn.Module):
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         features = self.stem(inputs)
         return {"first": self.first(features), "second": self.second(features)}
+
+
+class Flattening(nn.Module):
+    """Flattens its features without a copy, which only one layout of them allows."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(240, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stem(inputs)
+        return self.head(features.view(features.size(0), -1))
+
+
+class Copying(Flattening):
+    """The same with a copy where one is needed."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.stem(inputs).flatten(1))
+
+
+class HeadFirst(nn.Module):
+    """Defines its head, of a fixed size, before its features; and answers without the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, CLASSES)
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.stem(inputs).relu().mean((2, 3))).squeeze()
+
+
+class TwoNames(nn.Module):
+    """Has one layer under two names, as happens in constructors that collect their layers."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.layers = nn.ModuleList([self.first, nn.BatchNorm2d(6)])
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.layers:
+            inputs = layer(inputs)
+        return self.head(inputs.relu().mean((2, 3)))
 
 
 class Lifted(nn.Module):
@@ -99,7 +147,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         module = types.ModuleType("somebodys_networks")
         module.build = build  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "somebodys_networks", module)
-        network = network or remembering(build(CLASSES))
+        network = network or remembering(HeadFirst() if build is HeadFirst else build(CLASSES))
         checkpoint = Checkpoint(tensors=network.state_dict(), metadata={})
         facts = {"architecture": "somebodys_networks:build", "image_size": SIZE} | options
         return teacher_from_checkpoint(checkpoint, **facts)
@@ -143,8 +191,14 @@ def test_a_network_in_training_mode_evaluates_and_stays_so(load) -> None:
         (with_head(nn.Dropout(0.5)), 1),
         (convolutional(lambda size: nn.BatchNorm2d(size, affine=False)), 1),
         (Lifted, 1),
+        (Flattening, 1),
+        (HeadFirst, 1),
+        (TwoNames, 1),
     ],
-    ids=["BatchNorm1d head", "dropout", "no affine", "BatchNorm3d"],
+    ids=[
+        *("BatchNorm1d head", "dropout", "no affine", "BatchNorm3d"),
+        *("view", "head first, squeezed", "a layer of two names"),
+    ],
 )
 def test_unusual_layers_are_inverted_reproducibly(load, build: Factory, num_norms: int) -> None:
     teacher = load(build)
@@ -154,6 +208,24 @@ def test_unusual_layers_are_inverted_reproducibly(load, build: Factory, num_norm
     assert images.shape == (8, 3, *SIZE)
     assert torch.tensor(loss).isfinite()
     assert torch.equal(dream(teacher)[0], images)
+
+
+def test_features_are_flattened_in_the_order_that_the_weights_expect(load) -> None:
+    network = remembering(Flattening(CLASSES))
+    viewed, copied = load(Flattening, network), load(Copying, network)
+    images = images_for(viewed)
+
+    assert layout_of(viewed.network) == torch.contiguous_format
+    assert layout_of(copied.network) == torch.channels_last
+    torch.testing.assert_close(viewed.logits(images), copied.logits(images))
+    (_, loss), (_, expected) = dream(viewed), dream(copied)
+    assert loss == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_head_that_is_not_defined_last_says_how_many_classes_there_are(load) -> None:
+    spec = load(HeadFirst).spec
+
+    assert spec.num_classes == CLASSES
 
 
 @pytest.mark.parametrize("norm", [FrozenBatchNorm2d, nn.SyncBatchNorm])

@@ -144,8 +144,8 @@ def test_weights_that_do_not_fit_are_one_line(
     [
         ("resnet9", ConfigError, "did you mean"),
         ("cifar_vgg11_bn", IncompatibleError, "does not take the dreams' images of 3x8x8"),
-        ("somebodys:fixed", IncompatibleError, r"answers one image with \(1, 7\).* has 4 classes"),
-        ("somebodys:silent", IncompatibleError, r"answers one image with \(1, 3, 8, 8\)"),
+        ("somebodys:fixed", IncompatibleError, r"answers two images with \(2, 7\).* has 4 classes"),
+        ("somebodys:silent", IncompatibleError, r"answers two images with \(2, 3, 8, 8\)"),
     ],
 )
 def test_a_student_that_cannot_stand_in_is_refused_in_one_line(

@@ -1,0 +1,29 @@
+"""How a network wants its images laid out in memory.
+
+Convolutions are fastest with channels last. But a forward that flattens feature maps with ``view``,
+as tutorials do, fails on them, since ``view`` needs neighbours in memory.
+"""
+
+import torch
+from torch import nn
+
+
+def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Find out whether ``network`` does with channels last, for :func:`layout_of`.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        image_shape: ``(C, H, W)``, which it takes in the usual layout, as has been tried.
+    """
+    images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            network(images)
+    except RuntimeError:
+        network.wants_contiguous = True  # type: ignore[assignment]  # a plain attribute: copied along
+
+
+def layout_of(network: nn.Module) -> torch.memory_format:
+    """Return channels last, unless ``network``, or what it is a copy of, cannot do with it."""
+    wants = getattr(network, "wants_contiguous", False)
+    return torch.contiguous_format if wants else torch.channels_last
