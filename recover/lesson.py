@@ -38,7 +38,8 @@ class Lesson:
         first_batch: Callable[[], Tensor],
     ) -> None:
         self._teacher = teacher
-        self._network = folded(teacher.network).to(memory_format=layout_of(teacher.network))
+        self._layout = layout_of(teacher.network)
+        self._network = folded(teacher.network).to(memory_format=self._layout)
         self._config = config
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
@@ -74,7 +75,7 @@ class Lesson:
 
     def _inputs(self, images: Tensor) -> Tensor:
         inputs = self._teacher.normalize(to_pixels(images))
-        return inputs.contiguous(memory_format=layout_of(self._network))
+        return inputs.contiguous(memory_format=self._layout)
 
     def _features(self, network: nn.Module) -> AbstractContextManager[dict[Key, Tensor]]:
         return features_of(network) if self._feature_weight else nullcontext({})

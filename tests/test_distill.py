@@ -192,7 +192,7 @@ def test_a_network_that_views_its_features_is_taught(mode: str) -> None:
     class Viewing(nn.Sequential):
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             features = self[1](self[0](inputs)).relu()
-            return self[2](features.view(len(features), -1))
+            return self[2](features.view(features.size(0), -1))
 
     torch.manual_seed(0)
     spec = tiny_spec()
