@@ -222,6 +222,18 @@ def test_features_are_flattened_in_the_order_that_the_weights_expect(load) -> No
     assert loss == pytest.approx(expected, rel=1e-3)
 
 
+def test_what_is_nothing_known_is_described_as_it_is_in_the_file() -> None:
+    """And not as the part of it that has names of one beginning."""
+    parts = {
+        "features": nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)),
+        "fc": nn.Linear(6, 2),
+    }
+    checkpoint = Checkpoint(tensors=nn.ModuleDict(parts).state_dict(), metadata={})
+
+    with pytest.raises(CheckpointError, match=r"has these 9 tensors \('features.0.weight', "):
+        teacher_from_checkpoint(checkpoint)
+
+
 def test_a_head_that_is_not_defined_last_says_how_many_classes_there_are(load) -> None:
     spec = load(HeadFirst).spec
 
