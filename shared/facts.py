@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.architectures import ARCHITECTURES, Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
-from shared.input_scale import Convention, Remembered, better_convention
+from shared.input_scale import Convention
 from shared.spec import TeacherSpec
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
@@ -102,12 +102,23 @@ class Facts:
         return int(found[0]), int(found[1])
 
     def normalization(
-        self, candidate: Candidate, channels: int, remembered: Remembered | None = None
+        self,
+        candidate: Candidate,
+        channels: int,
+        better_than: Callable[
+            [Sequence[float], Sequence[float]], Convention | None
+        ] = lambda mean, std: None,
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and std per channel.
 
-        Where nothing says them, those that the network's first BatchNorm remembers, if it plainly
+        Where nothing says them, those that the network's BatchNorm remembers, if it plainly
         contradicts the usual ones; else the usual ones.
+
+        Args:
+            candidate: The architecture.
+            channels: Of the images.
+            better_than: Returns what explains the network's statistics where a mean and std
+                (per channel) plainly do not; None otherwise.
         """
         found = {"mean": self.find("mean"), "std": self.find("std")}
         for name in ("mean", "std"):
@@ -124,7 +135,7 @@ class Facts:
             found[name] = values if channels == len(values) else (0.5,)
         mean = _per_channel("--mean", found["mean"], channels)
         std = _per_channel("--std", found["std"], channels)
-        better = better_convention(remembered, mean, std)
+        better = better_than(mean, std)
         if better is not None and len(missing) == 2:
             mean, std = (better.mean,) * channels, (better.std,) * channels
             self._note(f"{_scaling(better)}; --mean and --std say otherwise")

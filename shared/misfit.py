@@ -8,19 +8,21 @@ scenes do: of seven checkpoints the right network was 3 to 11 times as near as i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shared.input_scale import remembered_inputs
+from shared.input_scale import CONVENTIONS, Convention, remembered_inputs
 from shared.scenes import draw_scenes
 
 NUM_IMAGES = 32
 _MOST_PIXELS = 2**19  # of all images
 CLEARLY = 1.5  # a distance smaller by this factor tells networks apart
+FAR = 3.0  # and by this one ways to scale pixels
+_MEAN, _SPREAD = 0.45, 0.25  # of the pixels of photographs, in [0, 1]
 
 
 def misfit(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
@@ -37,19 +39,56 @@ def misfit(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
     if num_images < 2:
         return math.inf
     inputs = draw_scenes(num_images, image_shape, torch.Generator().manual_seed(0))
-    distances: list[Tensor] = []
     try:
         remembered = remembered_inputs(network, image_shape)
         if remembered is not None:
             mean = torch.tensor(remembered.mean).view(1, -1, 1, 1)
             inputs = mean + remembered.spread * inputs
-        with torch.no_grad(), _watched(network, distances):
-            network(inputs)
+        return _distance(network, inputs)
     except Exception:  # noqa: BLE001  whatever a forward raises that images of this shape do not suit
         return math.inf
-    if not distances:
-        return math.inf
-    found = float(torch.stack(distances).median())
+
+
+def convention_that_fits(
+    network: nn.Module,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Convention | None:
+    """Return the way to scale pixels by which BatchNorm layers get what they remember.
+
+    For networks whose first BatchNorm does not say it by itself (:func:`remembered_inputs`), since
+    an activation, or nothing, stands before it.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        image_shape: ``(C, H, W)`` of its inputs, which it takes, as has been tried.
+        mean: Per channel, for pixels in [0, 1]: what would be assumed.
+        std: Likewise.
+
+    Returns:
+        None where no convention is better than ``mean`` and ``std`` by :data:`FAR`.
+    """
+    num_images = min(NUM_IMAGES, _MOST_PIXELS // (image_shape[1] * image_shape[2]))
+    if num_images < 2 or min(std) <= 0:  # which is refused elsewhere
+        return None
+    scenes = draw_scenes(num_images, image_shape, torch.Generator().manual_seed(0))
+    pixels = (_MEAN + _SPREAD * scenes).clamp(0, 1)
+
+    def distance(mean: Sequence[float], std: Sequence[float]) -> float:
+        shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        return _distance(network, (pixels - shift) / scale)
+
+    distances = [distance([each.mean], [each.std]) for each in CONVENTIONS]
+    least = min(distances)
+    return CONVENTIONS[distances.index(least)] if least * FAR < distance(mean, std) else None
+
+
+def _distance(network: nn.Module, inputs: Tensor) -> float:
+    distances: list[Tensor] = []
+    with torch.no_grad(), _watched(network, distances):
+        network(inputs)
+    found = float(torch.stack(distances).median()) if distances else math.inf
     return found if math.isfinite(found) else math.inf
 
 

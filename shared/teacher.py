@@ -26,8 +26,9 @@ from shared.fitting import (
     sides_instead,
     told_apart,
 )
-from shared.input_scale import remembered_inputs
+from shared.input_scale import Convention, better_convention, remembered_inputs
 from shared.metrics import channel_statistics, predict
+from shared.misfit import convention_that_fits
 from shared.odd_layers import refuse_odd_layers
 from shared.spec import TeacherSpec
 
@@ -148,7 +149,7 @@ def teacher_from_checkpoint(
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_classes = count_logits(network, shape, match)
     mean, std = facts.normalization(
-        match.candidate, match.in_channels, remembered_inputs(network, shape)
+        match.candidate, match.in_channels, partial(_better_convention, network, shape)
     )
     chosen = TeacherSpec(
         architecture=match.architecture,
@@ -192,6 +193,16 @@ def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
         for name, module in network.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
+
+
+def _better_convention(
+    network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> Convention | None:
+    """Return how pixels are to be scaled, where that is not by this mean and std."""
+    remembered = remembered_inputs(network, shape)
+    if remembered is None:
+        return convention_that_fits(network, shape, mean, std)
+    return better_convention(remembered, mean, std)
 
 
 def _converted(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -1,14 +1,17 @@
 import math
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
-from shown_networks import IMAGENET, network_shown
+from shown_networks import BYTES, IMAGENET, SYMMETRIC, UNIT, network_shown
 from torch import nn
 
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError
+from shared.input_scale import remembered_inputs
 from shared.misfit import CLEARLY, NUM_IMAGES, misfit
 from shared.scenes import draw_scenes
 from shared.teacher import load_teacher, teacher_from_checkpoint
@@ -69,6 +72,58 @@ def test_what_cannot_be_told_is_infinite(network: nn.Module) -> None:
 
 def test_huge_images_are_not_tried() -> None:
     assert misfit(Shown().eval(), (3, 4000, 4000)) == math.inf
+
+
+@pytest.fixture(params=["an activation", "nothing"])
+def unusual(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An architecture of one's own whose first BatchNorm does not follow a convolution."""
+
+    def make() -> nn.Sequential:
+        first = [nn.Conv2d(3, 16, 3), nn.ReLU()] if request.param == "an activation" else []
+        width = 16 if first else 3
+        rest = [nn.BatchNorm2d(width), nn.Conv2d(width, 16, 3), nn.ReLU(), nn.BatchNorm2d(16)]
+        return nn.Sequential(*first, *rest, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+    module = types.ModuleType("unusual_networks")
+    module.make = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "unusual_networks", module)
+    return "unusual_networks:make"
+
+
+@pytest.mark.parametrize("scaling", [UNIT, SYMMETRIC, BYTES], ids=["unit", "symmetric", "bytes"])
+def test_the_scale_of_pixels_is_told_whatever_stands_before_the_first_batch_norm(
+    unusual: str, scaling: tuple[tuple[float, ...], tuple[float, ...]]
+) -> None:
+    network = network_shown(*scaling, name=unusual)
+    assert remembered_inputs(network, (3, 32, 32)) is None
+
+    checkpoint = Checkpoint(tensors=network.state_dict(), metadata={})
+    spec = teacher_from_checkpoint(checkpoint, architecture=unusual).spec
+
+    assert (spec.mean, spec.std) == scaling
+    assert any("--mean and --std say otherwise" in sentence for sentence in spec.assumptions)
+
+
+def test_usual_inputs_stay_usual(unusual: str) -> None:
+    network = network_shown(*IMAGENET, name=unusual)
+    checkpoint = Checkpoint(tensors=network.state_dict(), metadata={})
+
+    spec = teacher_from_checkpoint(checkpoint, architecture=unusual).spec
+    assert (spec.mean, spec.std) == IMAGENET
+    given = teacher_from_checkpoint(checkpoint, architecture=unusual, mean=[0.0], std=[1 / 255])
+    assert given.spec.std == (1 / 255,) * 3
+
+
+def test_a_given_scale_that_cannot_be_is_doubted(unusual: str) -> None:
+    network = network_shown(*UNIT, name=unusual)
+    checkpoint = Checkpoint(tensors=network.state_dict(), metadata={})
+
+    spec = teacher_from_checkpoint(
+        checkpoint, architecture=unusual, mean=IMAGENET[0], std=IMAGENET[1]
+    ).spec
+
+    assert spec.mean == IMAGENET[0]
+    assert any("the weights speak for mean 0 and std 1" in each for each in spec.assumptions)
 
 
 def learned(name: str) -> dict[str, torch.Tensor]:
