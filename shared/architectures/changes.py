@@ -6,6 +6,7 @@ names. They leave doubt between two linear layers: whether an activation stands 
 no tensor tells, and a wrong guess would be another network.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -88,8 +89,12 @@ class Change:
         between = range(linear[0].position or 0, linear[-1].position or 0)
         if all(position in known for position in between):
             return ""
+        described = str(layers[0])
+        for before, layer in itertools.pairwise(layers):
+            is_next = layer.position == (before.position or 0) + 1
+            described += f", {layer}" if is_next else f", ..., {layer}"
         return (
-            f"its head {path!r} is another, with {', ..., '.join(map(str, linear))}, and no tensor "
+            f"its head {path!r} is another, with {described}, and no tensor "
             "tells which activation stands between: write a factory that builds it, "
             "--arch package.module:factory"
         )
