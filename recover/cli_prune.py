@@ -70,11 +70,11 @@ def prune(
 
     from recover.finished import finished_report
     from recover.folder import RunFolder
-    from recover.oneshot import prune_student, pruning_config
+    from recover.oneshot import in_one_shot, prune_student, pruning_config
     from recover.preparation import prepare
     from recover.prune import images_to_plan_by, plan_pruning
 
-    pruning_config(config, None)  # refuses what needs steps
+    in_one_shot(config)  # refuses what needs steps
     is_again = False
     if out is not None:
         is_again = RunFolder(out, {}).is_finished and not (overwrite or dry_run)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from shared.magnitude import prunable_weights
 
-DECAY = 0.9  # what is left of the mean after one more step: it looks back some ten steps
+# What is left of the mean after one more step: it looks back some fifty steps. Over ten (0.9) the
+# gain at 98 % was less than half as large, or none (benchmarks/RESULTS.md).
+DECAY = 0.98
 
 
 class SquaredGradients:

@@ -72,9 +72,18 @@ def prune_student(
     )
 
 
+def in_one_shot(config: RecoverConfig) -> RecoverConfig:
+    """Return the config of a run without steps.
+
+    Raises:
+        ConfigError: If something in it needs steps.
+    """
+    return dataclasses.replace(config, schedule="one-shot", steps=0)
+
+
 def pruning_config(config: RecoverConfig, dreams: DreamSet | None) -> RecoverConfig:
     """Return what a student is pruned with: no steps, and without dreams no repair."""
-    config = dataclasses.replace(config, schedule="one-shot", steps=0)
+    config = in_one_shot(config)
     return dataclasses.replace(config, repair_images=0) if dreams is None else config
 
 

@@ -44,7 +44,10 @@ def misfit(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
         if remembered is not None:
             mean = torch.tensor(remembered.mean).view(1, -1, 1, 1)
             inputs = mean + remembered.spread * inputs
-        return _distance(network, inputs)
+            return _distance(network, inputs)
+        # How its inputs were scaled is as unknown as the rest: the best way counts.
+        ways = [each for _, each in _by_convention(network, inputs)]
+        return min([_distance(network, inputs), *ways])
     except Exception:  # noqa: BLE001  whatever a forward raises that images of this shape do not suit
         return math.inf
 
@@ -73,15 +76,18 @@ def convention_that_fits(
     if num_images < 2 or min(std) <= 0:  # which is refused elsewhere
         return None
     scenes = draw_scenes(num_images, image_shape, torch.Generator().manual_seed(0))
-    pixels = (_MEAN + _SPREAD * scenes).clamp(0, 1)
+    best, least = min(_by_convention(network, scenes), key=lambda pair: pair[1])
+    shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return best if least * FAR < _distance(network, (_pixels(scenes) - shift) / scale) else None
 
-    def distance(mean: Sequence[float], std: Sequence[float]) -> float:
-        shift, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-        return _distance(network, (pixels - shift) / scale)
 
-    distances = [distance([each.mean], [each.std]) for each in CONVENTIONS]
-    least = min(distances)
-    return CONVENTIONS[distances.index(least)] if least * FAR < distance(mean, std) else None
+def _by_convention(network: nn.Module, scenes: Tensor) -> list[tuple[Convention, float]]:
+    pixels = _pixels(scenes)
+    return [(each, _distance(network, (pixels - each.mean) / each.std)) for each in CONVENTIONS]
+
+
+def _pixels(scenes: Tensor) -> Tensor:
+    return (_MEAN + _SPREAD * scenes).clamp(0, 1)
 
 
 def _distance(network: nn.Module, inputs: Tensor) -> float:

@@ -32,6 +32,8 @@ from shared.misfit import convention_that_fits
 from shared.odd_layers import refuse_odd_layers
 from shared.spec import TeacherSpec
 
+_FEW_BATCHES = 5  # by PyTorch's momentum most of what was there before is left after fewer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Teacher:
@@ -164,6 +166,7 @@ def teacher_from_checkpoint(
             *checkpoint.notes,
             *_converted(tensors),
             *replaced,
+            *_hardly_trained(network),
             *match.assumptions,
             *facts.notes,
         ),
@@ -203,6 +206,20 @@ def _better_convention(
     if remembered is None:
         return convention_that_fits(network, shape, mean, std)
     return better_convention(remembered, mean, std)
+
+
+def _hardly_trained(network: nn.Module) -> list[str]:
+    """Say so where BatchNorm layers have seen too little to remember what images were like."""
+    norms = list(batch_norms(network).values())
+    counters = [getattr(norm, "num_batches_tracked", None) for norm in norms]
+    most = max((int(counter) for counter in counters if counter is not None), default=0)
+    if norms and not any(bool(norm.running_mean.any()) for norm in norms):  # type: ignore[operator]
+        seen = "no image"
+    elif 0 < most < _FEW_BATCHES:  # 0: a file without counters, or a script that dropped them
+        seen = f"{most} batches of images" if most > 1 else "one batch of images"
+    else:
+        return []
+    return [f"the network is trained, though its BatchNorm layers have seen {seen}"]
 
 
 def _converted(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -99,6 +99,8 @@ def test_fingerprints_tell_names_and_shapes_apart() -> None:
 
 def test_metadata_of_our_own_files_leaves_nothing_to_assume() -> None:
     network = build_network("resnet8", num_classes=3, in_channels=1)
+    for norm in batch_norms(network).values():  # as if it had seen images
+        norm.running_mean.fill_(0.1)
     spec = make_spec(
         num_classes=3,
         image_shape=(1, 8, 12),
@@ -206,6 +208,32 @@ def test_a_network_of_ones_own_is_loaded_through_its_factory(
 
     assert teacher.spec.num_classes == 6
     assert fingerprint(teacher.network) == fingerprint(network)
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        (0, ["no image"]),
+        (1, ["one batch of images"]),
+        (4, ["4 batches of images"]),
+        (5, []),
+        (None, []),
+    ],
+)
+def test_a_network_that_is_hardly_trained_is_doubted(batches: int | None, words: list[str]) -> None:
+    network = build_network("resnet8", num_classes=10).train()
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(1 if batches is None else batches):
+            network(images)
+    tensors = network.state_dict()
+    if batches is None:  # as in old files
+        tensors = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+
+    spec = teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={})).spec
+
+    doubts = [sentence for sentence in spec.assumptions if "have seen" in sentence]
+    assert [sentence.partition(" have seen ")[2] for sentence in doubts] == words
 
 
 def flattening(side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
