@@ -177,7 +177,8 @@ def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> N
     if reasons:
         nearest = min(reasons, key=lambda reason: reason.num_wrong)
         return NoFitError(
-            f"no known architecture has these tensors; nearest is {nearest}; see --arch",
+            f"no known architecture has these tensors; nearest is {nearest}; for a network "
+            "of your own: --arch package.module:factory",
             nearest.num_wrong,
         )
     names = ", ".join(repr(name[:60]) for name in list(tensors)[:2])
