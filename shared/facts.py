@@ -4,14 +4,14 @@ Records in files are somebody else's: what makes no sense there is passed over, 
 a name that would run code when built is refused unless the user gives it.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.architectures import ARCHITECTURES, Candidate, is_factory
+from shared.architectures import Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.input_scale import Convention
+from shared.records import LOOSE_KEYS, READERS
 from shared.spec import TeacherSpec
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
@@ -163,13 +163,13 @@ class Facts:
     def _read(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the facts in a record, without those that make no sense."""
         facts = {}
-        for key, (name, read) in _READERS.items():
+        for key, (name, read) in READERS.items():
             if record.get(key) is None or name in facts:
                 continue
             value = read(record[key])
             if value is not None:
                 facts[name] = value
-            elif key not in _LOOSE_KEYS:
+            elif key not in LOOSE_KEYS:
                 self._note(f"recorded {key} ignored: found {_short(record[key])}")
         return facts
 
@@ -195,30 +195,6 @@ class Facts:
 _WORDS = {"image_size": "image size", "class_names": "class names"}
 
 
-def _read_architecture(value: Any) -> str | None:
-    known = isinstance(value, str) and (value in ARCHITECTURES or ":" in value)
-    return value if known else None
-
-
-def _read_size(value: Any) -> tuple[int, int] | None:
-    numbers = _read_numbers(value)
-    if numbers is None or len(numbers) != 3 or not all(1 <= size <= 16384 for size in numbers):
-        return None
-    return int(numbers[1]), int(numbers[2])
-
-
-def _read_numbers(value: Any) -> tuple[float, ...] | None:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        return None
-    numbers = [item for item in value if isinstance(item, (int, float)) and math.isfinite(item)]
-    return tuple(numbers) if len(numbers) == len(value) else None
-
-
-def _read_std(value: Any) -> tuple[float, ...] | None:
-    numbers = _read_numbers(value)
-    return numbers if numbers and min(numbers) > 0 else None
-
-
 def _are_of_bytes(numbers: Sequence[float]) -> bool:
     """Tell whether a mean or std must be of pixels from 0 to 255.
 
@@ -229,54 +205,6 @@ def _are_of_bytes(numbers: Sequence[float]) -> bool:
 
 def _divided(numbers: Sequence[float]) -> str:
     return ",".join(f"{number / 255:.4g}" for number in numbers[:8])
-
-
-def _read_names(value: Any) -> tuple[str, ...] | None:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return None
-    return tuple(value) if all(isinstance(item, str) for item in value) else None
-
-
-def _read_side(value: Any) -> tuple[int, int] | None:
-    """Read what scripts call the size of their inputs: a side, ``[H, W]`` or ``[C, H, W]``."""
-    numbers = _read_numbers(value if isinstance(value, Sequence) else [value])
-    if numbers is None or len(numbers) > 3 or not all(n == int(n) for n in numbers):
-        return None
-    sides = (1, *numbers * 2) if len(numbers) == 1 else (1, *numbers[-2:])
-    return _read_size(sides)
-
-
-def _read_class_map(value: Any) -> tuple[str, ...] | None:
-    """Read torchvision's ``class_to_idx``, or the reverse, as names in the order of the logits."""
-    if not isinstance(value, Mapping):
-        return None
-    pairs = list(value.items())
-    if all(isinstance(name, int) for name, _ in pairs):
-        pairs = [(name, number) for number, name in pairs]
-    numbers = [number for _, number in pairs]
-    whole = all(type(number) is int for number in numbers)
-    if not pairs or not whole or sorted(numbers) != list(range(len(pairs))):
-        return None
-    return _read_names([name for name, _ in sorted(pairs, key=lambda pair: pair[1])])
-
-
-# key in the record -> fact, and how to read it; of several for a fact the first counts
-_READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "architecture": ("architecture", _read_architecture),
-    "image_shape": ("image_size", _read_size),
-    "mean": ("mean", _read_numbers),
-    "std": ("std", _read_std),
-    "class_names": ("class_names", _read_names),
-    # What training scripts write beside their weights.
-    "image_size": ("image_size", _read_side),
-    "input_size": ("image_size", _read_side),
-    "img_size": ("image_size", _read_side),
-    "class_to_idx": ("class_names", _read_class_map),
-    "idx_to_class": ("class_names", _read_class_map),
-    "classes": ("class_names", _read_names),
-}
-# Others mean other things by these; another's word for an architecture is still a hint.
-_LOOSE_KEYS = _READERS.keys() - {"image_shape", "mean", "std", "class_names"}
 
 
 def _why(candidate: Candidate, what: str) -> str:
