@@ -24,6 +24,6 @@ def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None
 
 
 def layout_of(network: nn.Module) -> torch.memory_format:
-    """Return channels last, unless ``network``, or what it is a copy of, cannot do with it."""
-    wants = getattr(network, "wants_contiguous", False)
+    """Return channels last, unless ``network``, its copy, or one inside cannot do with it."""
+    wants = any(getattr(module, "wants_contiguous", False) for module in network.modules())
     return torch.contiguous_format if wants else torch.channels_last
