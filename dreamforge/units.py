@@ -10,11 +10,13 @@ huge distance from that; so its dreams are gray, too.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from shared.input_scale import remembered_inputs
+from shared.input_scale import USUAL_MEAN, USUAL_SPREAD, Remembered, remembered_inputs
+from shared.spec import TeacherSpec
 from shared.teacher import Teacher
 
 _MOST = 2.5  # times as large or as small: nearer ones are left as they are
@@ -64,9 +66,8 @@ def usual_units(teacher: Teacher, method: str) -> Units:
     A generator's dreams are never gray: it has colors of its own.
     """
     spec = teacher.spec
-    remembered = remembered_inputs(teacher.network, spec.image_shape)
-    if remembered is None:
-        return Units(teacher=teacher)
+    told = remembered_inputs(teacher.network, spec.image_shape)
+    remembered = told or _supposed(spec)
     spread = remembered.spread / _USUAL
     is_usual = 1 / _MOST <= spread <= _MOST
     is_gray = method != "generator" and remembered.is_gray(spec.mean, spec.std)
@@ -79,10 +80,18 @@ def usual_units(teacher: Teacher, method: str) -> Units:
     remarks = ["dreams are gray, as the first BatchNorm remembers no colors"] if is_gray else []
     if not is_usual:
         remarks.append(
-            f"inputs have a standard deviation of {remembered.spread:.2g} by the first BatchNorm: "
-            "dreams are moved in units of that"
+            f"inputs have a standard deviation of {remembered.spread:.2g} by "
+            f"{'the first BatchNorm' if told else 'mean and std'}: dreams are moved in units of "
+            "that"
         )
     return Units(teacher=rescaled(teacher, mean, std), is_gray=is_gray, remarks=tuple(remarks))
+
+
+def _supposed(spec: TeacherSpec) -> Remembered:
+    """Return what inputs are like if pixels are those of photographs, as mean and std say."""
+    usual = math.exp(sum(map(math.log, spec.std)) / len(spec.std))
+    mean = tuple((USUAL_MEAN - m) / s for m, s in zip(spec.mean, spec.std, strict=True))
+    return Remembered(mean=mean, spread=USUAL_SPREAD / usual)
 
 
 def rescaled(teacher: Teacher, mean: Sequence[float], std: Sequence[float]) -> Teacher:

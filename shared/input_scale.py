@@ -29,6 +29,7 @@ _MOST_SPREAD = 1.0  # of the logarithms of the filters' scales; trained networks
 # Standard deviation of the training images' pixels in [0, 1], as it is found: photographs have
 # 0.25, and what is found was 0.9 to 1.3 times what there was.
 USUAL_SPREAD = 0.3
+USUAL_MEAN = 0.45  # of the pixels of photographs
 PLAUSIBLE, POSSIBLE = math.log(1.5), math.log(2.5)
 IMPLAUSIBLE, FAR_WORSE = math.log(1.8), math.log(3)
 _LEAST_CHROMA = 0.3  # trained networks had 0.38 at least for photographs, 0.06 at most for gray

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from shared.input_scale import CONVENTIONS, Convention, remembered_inputs
+from shared.input_scale import CONVENTIONS, USUAL_MEAN, Convention, remembered_inputs
 from shared.scenes import draw_scenes
 
 NUM_IMAGES = 32
 _MOST_PIXELS = 2**19  # of all images
 CLEARLY = 1.5  # a distance smaller by this factor tells networks apart
 FAR = 3.0  # and by this one ways to scale pixels
-_MEAN, _SPREAD = 0.45, 0.25  # of the pixels of photographs, in [0, 1]
+_SPREAD = 0.25  # of the pixels of photographs, in [0, 1]
 
 
 def misfit(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
@@ -87,7 +87,7 @@ def _by_convention(network: nn.Module, scenes: Tensor) -> list[tuple[Convention,
 
 
 def _pixels(scenes: Tensor) -> Tensor:
-    return (_MEAN + _SPREAD * scenes).clamp(0, 1)
+    return (USUAL_MEAN + _SPREAD * scenes).clamp(0, 1)
 
 
 def _distance(network: nn.Module, inputs: Tensor) -> float:

@@ -1,5 +1,7 @@
 """Dreams are moved in units in which inputs have variance one, whatever a network takes."""
 
+import dataclasses
+
 import pytest
 import torch
 from shown_networks import BYTES, IMAGENET, SYMMETRIC, UNIT, network_shown, photographs
@@ -53,6 +55,29 @@ def test_others_are_rescaled_and_answer_as_before(
     assert torch.allclose(changed.logits(images), teacher.logits(images), rtol=1e-3, atol=1e-3)
     assert fingerprint(teacher.network) == known
     assert (teacher.spec.mean, teacher.spec.std) == convention
+
+
+@pytest.mark.parametrize(("convention", "is_far"), [(IMAGENET, False), (UNIT, True), (BYTES, True)])
+def test_where_no_batch_norm_tells_mean_and_std_do(
+    convention: tuple[tuple[float, ...], tuple[float, ...]], is_far: bool
+) -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(7200, 4)]
+    spec = dataclasses.replace(
+        teacher_of(IMAGENET).spec, num_classes=4, mean=convention[0], std=convention[1]
+    )
+    teacher, pixels = Teacher(network=nn.Sequential(*layers), spec=spec), photographs()
+
+    units = usual_units(teacher, "inversion")
+
+    assert isinstance(units.teacher.network, Rescaled) == is_far
+    assert [remark for remark in units.remarks if "by mean and std" in remark] == [*units.remarks]
+    assert len(units.remarks) == is_far
+    inputs = units.teacher.normalize(pixels)
+    assert float(inputs.std()) == pytest.approx(1, rel=0.4)
+    assert float(inputs.mean().abs()) < 0.2
+    images = to_images(pixels)
+    expected = teacher.logits(images)
+    torch.testing.assert_close(units.teacher.logits(images), expected, rtol=1e-3, atol=1e-3)
 
 
 class Unpadded(nn.Module):
