@@ -36,7 +36,7 @@ def misfit(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
         image_shape: ``(C, H, W)`` of its inputs.
     """
     num_images = min(NUM_IMAGES, _MOST_PIXELS // (image_shape[1] * image_shape[2]))
-    if num_images < 2:
+    if num_images < 2 or not _norms_that_remember(network):
         return math.inf
     inputs = draw_scenes(num_images, image_shape, torch.Generator().manual_seed(0))
     try:
@@ -73,7 +73,9 @@ def convention_that_fits(
         None where no convention is better than ``mean`` and ``std`` by :data:`FAR`.
     """
     num_images = min(NUM_IMAGES, _MOST_PIXELS // (image_shape[1] * image_shape[2]))
-    if num_images < 2 or min(std) <= 0:  # which is refused elsewhere
+    if min(std) <= 0:  # which is refused elsewhere
+        return None
+    if num_images < 2 or not _norms_that_remember(network):
         return None
     scenes = draw_scenes(num_images, image_shape, torch.Generator().manual_seed(0))
     best, least = min(_by_convention(network, scenes), key=lambda pair: pair[1])
@@ -112,15 +114,20 @@ def _watched(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
         offset = (values.mean(others) - module.running_mean).square() / known
         distances.append((ratio - 1 - ratio.log() + offset).mean() / 2)
 
-    handles = [
-        module.register_forward_pre_hook(see)
-        for module in network.modules()
-        if isinstance(module, _BatchNorm)
-        and isinstance(module.running_mean, Tensor)
-        and bool(module.running_mean.any())  # has seen images
-    ]
+    handles = [norm.register_forward_pre_hook(see) for norm in _norms_that_remember(network)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _norms_that_remember(network: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorm layers that have seen images."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+        and isinstance(module.running_mean, Tensor)
+        and bool(module.running_mean.any())
+    ]
