@@ -82,6 +82,7 @@ class FastEngine:
         self.device = device
         self._dtype = compute_dtype(device, config.precision)
         self._network = inversion_copy(teacher.network, device, self._dtype)
+        self._layout = layout_of(self._network)
         self._monitor = BatchNormMonitor(self._network)
         self._tap = FeatureTap(self._network)
         self._generator = initial_generator(
@@ -211,7 +212,7 @@ class FastEngine:
         before: StreamStats,
     ) -> tuple[Tensor, dict[str, Tensor], list[BatchStats]]:
         with autocast(self.device, self._dtype):
-            logits = self._network(inputs.contiguous(memory_format=layout_of(self._network)))
+            logits = self._network(inputs.contiguous(memory_format=self._layout))
         stats = self._monitor.take()
         merged = before.including(stats, self.config.stats_momentum)
         loss, terms = objective(self.config, inputs, logits, targets, merged)

@@ -39,6 +39,7 @@ class Opponents:
         self, networks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype
     ) -> None:
         self._networks = [inversion_copy(network, device, dtype) for network in networks]
+        self._layouts = [layout_of(network) for network in self._networks]
         self._device = device
         self._dtype = dtype
 
@@ -52,8 +53,8 @@ class Opponents:
         """
         with autocast(self._device, self._dtype):
             return [
-                network(inputs.contiguous(memory_format=layout_of(network)))
-                for network in self._networks
+                network(inputs.contiguous(memory_format=layout))
+                for network, layout in zip(self._networks, self._layouts, strict=True)
             ]
 
 
