@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recover.masks import Masks
+from recover.slim import Cut
+from shared.architectures import resize
 
 
 class RunningAverage:
@@ -49,12 +51,17 @@ class RunningAverage:
         """Set the weights that ``masks`` prune to zero."""
         masks.apply(self.network)
 
+    def cut(self, cut: Cut) -> None:
+        """Remove the channels that the student has lost."""
+        cut.apply(self.network)
+
     def state(self) -> dict[str, Any]:
         """Return the average as a state dict."""
         return self.network.state_dict()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`."""
+        resize(self.network, state)
         self.network.load_state_dict(state)
 
 

@@ -231,6 +231,8 @@ def _show_report(report: "RecoveryReport") -> None:
     if with_accuracy:
         on = f"{origin['num_eval_images']:,} real images"
     title = f"{100 * report.sparsity:.4g} % of {report.num_weights:,} weights pruned"
+    if report.config.get("channels") is not None:
+        title = f"{report.num_weights:,} of {report.teacher.num_nonzero:,} weights"
     show_table(
         title if report.student is None else f"{report.student}: {title}",
         ["", *accuracy, f"agreement with the teacher on {on}", "score", "non-zero weights"],
@@ -249,15 +251,18 @@ def _beside_teacher(costs: "Costs") -> str:
     return (
         f"one image costs {costs.macs_dense / 1e6:,.4g} M multiply-adds, in the teacher "
         f"{macs / 1e6:,.4g} M; its weights take {num_bytes(costs.num_bytes_dense)}, the teacher's "
-        f"{size}"
+        f"{size}; an image takes {1e3 * costs.seconds_student:.3g} ms, the teacher "
+        f"{1e3 * costs.seconds_teacher:.3g} ms (one at a time, {costs.device})"
     )
 
 
 def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
     shape = "x".join(map(str, plan.image_shape))
+    channels = plan.config["channels"]
     rows = [
         ("network", f"{plan.architecture}, {plan.num_classes} classes, {shape}"),
         *([("student", plan.student)] if plan.config["student"] else []),
+        *([("channels kept", percent(channels))] if channels is not None else []),
         ("weights kept", f"{plan.num_kept:,} of {plan.num_weights:,}"),
         ("dreams", f"{plan.num_train:,} to train on, {plan.num_held_out:,} held out"),
         ("steps", f"{plan.steps:,} of {plan.config['batch_size']} dreams"),

@@ -25,6 +25,14 @@ class RecoverConfig:
     sparsity: float = option(
         0.8, "fraction of the prunable weights that become zero", min=0, below=1
     )
+    channels: float | None = option(
+        None,
+        "keep this fraction of every layer's channels: a smaller, faster, dense network instead of "
+        "one with zeros in it; nothing else of it is pruned",
+        above=0,
+        max=1,
+        metavar="FRACTION",
+    )
     importance: str = option(
         "magnitude",
         "what makes a weight worth keeping; magnitude: its absolute value; fisher: that times the "
@@ -196,6 +204,7 @@ class RecoverConfig:
                         f"{name} {value}: found --student {self.student} with random weights, "
                         "expected a trained network to be near to; pass --student-weights"
                     )
+        self._refuse_beside_channels()
         if self.warm_start is not None and not 0 <= self.warm_start <= self.sparsity:
             raise ConfigError(
                 f"--warm-start: found a student of sparsity {self.warm_start:g}, expected at "
@@ -204,6 +213,28 @@ class RecoverConfig:
         if self.final_repair and self.holdout == 0:
             raise ConfigError(
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"
+            )
+
+    def _refuse_beside_channels(self) -> None:
+        if self.channels is None:
+            return
+        for name, expected in (
+            ("sparsity", 0.0),
+            ("student", None),
+            ("warm_start", None),
+            ("reconstruct", "none"),
+            ("allocation", "global"),
+        ):
+            found = getattr(self, name)
+            if found != expected:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"--channels {self.channels:g}: found {flag} {found}, expected one of the two"
+                )
+        if self.repair == "matched":
+            raise ConfigError(
+                f"--channels {self.channels:g}: found --repair matched, which compares channel by "
+                "channel, expected batch-norm or none"
             )
 
     def resolve(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from recover.slim import Cut
 from shared.magnitude import prunable_weights
 
 # What is left of the mean after one more step: it looks back some fifty steps. Over ten (0.9) the
@@ -46,7 +47,15 @@ class SquaredGradients:
             if gradient is not None:
                 average.addcmul_(gradient, gradient, value=1 - DECAY)
 
+    def cut(self, cut: Cut) -> None:
+        """Forget the weights that ``cut`` removes."""
+        self.means = {name: cut.of(name, average) for name, average in self.means.items()}
+
     def restore(self, means: Mapping[str, Tensor]) -> None:
         """Go on from the ``means`` of a checkpoint."""
-        for name, average in self.means.items():
-            average.copy_(means[name])
+        self.means = {
+            name: average.new_empty(means[name].shape).copy_(means[name])
+            if average.shape != means[name].shape
+            else average.copy_(means[name])
+            for name, average in self.means.items()
+        }

@@ -19,14 +19,17 @@ from recover.curvature import SquaredGradients
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
 from recover.lesson import Lesson, set_modes
-from recover.masks import Masks
-from recover.optimizer import gradients, make_optimizer
+from recover.masks import Masks, dense_masks
+from recover.optimizer import give_momentum, gradients, make_optimizer, momentum_of
 from recover.schedule import (
+    channels_at,
     is_pruning_step,
     last_pruning_step,
     learning_rate,
     sparsity_at,
 )
+from recover.slim import Slimming, slimming_of
+from shared.architectures import resize
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.depthwise import unstride
 from shared.distributed import ALONE, Group
@@ -98,16 +101,23 @@ class Distillation:
         self._average = RunningAverage(student, config.ema) if config.ema else None
         self._squares = SquaredGradients(student) if config.importance == "fisher" else None
         self._optimizer = make_optimizer(student, config)
+        self._slimming = slimming_of(teacher, config)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
         set_modes(student, config.bn_mode)
         self._lesson = Lesson(teacher, config, device, lambda: feed.batch(0)[0])
+        if self._slimming is not None and last_pruning_step(config) == 0:
+            self._slimming.cut_as_chosen(teacher.network, config)  # the student has been cut
+            self._lesson.follow(self._slimming.inputs_left())
 
     def advance(self) -> None:
         """Do one step: prune when it is due, then teach one batch."""
         config = self._config
         if is_pruning_step(config, self.step):
-            self._prune(sparsity_at(config, self.step))
+            if self._slimming is not None:
+                self._slim(self._slimming, channels_at(config, self.step))
+            else:
+                self._prune(sparsity_at(config, self.step))
         # Every process draws for the whole batch and keeps its part: that costs far less than the
         # part's forward pass, and the draws are those of a process that is alone.
         images = augment(self._feed.batch(self.step)[0], config, self.step)
@@ -162,26 +172,24 @@ class Distillation:
         return {
             "step": self.step,
             "student": self.student.state_dict(),
-            "momentum": {
-                name: self._optimizer.state[parameter]["momentum_buffer"]
-                for name, parameter in self.student.named_parameters()
-                if "momentum_buffer" in self._optimizer.state.get(parameter, {})
-            },
+            "momentum": momentum_of(self._optimizer, self.student),
             "masks": dict(self.masks.kept),
             "average": None if self._average is None else self._average.state(),
             "squared_gradients": None if self._squares is None else dict(self._squares.means),
+            "channels": None if self._slimming is None else self._slimming.state(),
             "loss_sum": self._loss_sum,
             "loss_count": self._loss_count,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state`; tensors are copied, into this student's memory format."""
+        if self._slimming is not None:
+            self._slimming.restore(state["channels"])
+            self._lesson.follow(self._slimming.inputs_left())
+            resize(self.student, state["student"])
+            self._settle()
         self.student.load_state_dict(state["student"])
-        for name, parameter in self.student.named_parameters():
-            if name in state["momentum"]:
-                buffer = torch.empty_like(parameter, requires_grad=False)
-                buffer.copy_(state["momentum"][name])
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        give_momentum(self._optimizer, self.student, state["momentum"])
         kept = {
             name: torch.empty_like(mask).copy_(state["masks"][name])
             for name, mask in self.masks.kept.items()
@@ -202,6 +210,29 @@ class Distillation:
             if not self.group.leads:
                 self.restore(state)
 
+    def _settle(self) -> None:
+        """Make ready for a student whose parameters are others than before."""
+        self.student.to(memory_format=layout_of(self.student))
+        self.masks = dense_masks(self.student)
+        self._optimizer = make_optimizer(self.student, self._config)
+
+    def _slim(self, slimming: Slimming, fraction: float) -> None:
+        squares = self._squares.means if self._squares is not None and self.step else None
+        cut = slimming.cut_as_chosen(self.student, self._config, fraction, squares)
+        if not cut.left:
+            return
+        momentum = momentum_of(self._optimizer, self.student)
+        cut.apply(self.student)
+        self._settle()
+        left = {name: cut.of(name, tensor) for name, tensor in momentum.items()}
+        give_momentum(self._optimizer, self.student, left)
+        if self._average is not None:
+            self._average.cut(cut)
+        if self._squares is not None:
+            self._squares.cut(cut)
+        self._lesson.follow(slimming.inputs_left())
+        self._require_agreement(slimming.digest())
+
     def _prune(self, sparsity: float) -> None:
         squares = self._squares.means if self._squares is not None and self.step else None
         self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept, squares)
@@ -209,7 +240,10 @@ class Distillation:
         self.masks.apply_to_optimizer(self._optimizer, self.student)
         if self._average is not None:
             self._average.prune(self.masks)
-        if self.group.count > 1 and not self.group.agree(self.masks.digest()):
+        self._require_agreement(self.masks.digest())
+
+    def _require_agreement(self, digest: int) -> None:
+        if self.group.count > 1 and not self.group.agree(digest):
             raise DreamforgeError(
                 f"distillation: the processes chose other weights to keep at step {self.step}; "
                 "use machines of one kind, or one process"

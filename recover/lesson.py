@@ -1,7 +1,7 @@
 """What the student is to match on a batch: the teacher's answers, and what its layers take in."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -46,6 +46,19 @@ class Lesson:
         self._factor = 1.0 if config.scale_loss else config.temperature**-2
         self._feature_weight = config.feature_weight or 0.0
         self._scales = self._measure_scales(first_batch()) if self._feature_weight else {}
+        self._inputs_left: Mapping[str, Tensor] = {}
+
+    def follow(self, inputs_left: Mapping[str, Tensor]) -> None:
+        """From now on compare only some of the features: the student has lost the others.
+
+        Args:
+            inputs_left: By the name of a layer's weight, which of the channels that the teacher's
+                layer takes in the student's takes in, too; all where a layer is not named.
+        """
+        self._inputs_left = {
+            name.removesuffix(".weight"): places.to(self._device)
+            for name, places in inputs_left.items()
+        }
 
     def loss(self, student: nn.Module, images: Tensor, group: Group = ALONE) -> Tensor:
         """Return the loss of ``student`` on uint8 ``(N, C, H, W)``, a float32 scalar.
@@ -71,7 +84,16 @@ class Lesson:
         )
         if not self._feature_weight:
             return loss
-        return loss + self._feature_weight * feature_distance(features, targets, self._scales)
+        shared = self._shared(targets)
+        return loss + self._feature_weight * feature_distance(features, shared, self._scales)
+
+    def _shared(self, targets: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+        """Return of the teacher's features those that the student has, too."""
+        left = self._inputs_left
+        return {
+            key: target.index_select(1, left[key[0]]) if key[0] in left else target
+            for key, target in targets.items()
+        }
 
     def _inputs(self, images: Tensor) -> Tensor:
         inputs = self._teacher.normalize(to_pixels(images))

@@ -1,5 +1,6 @@
 """The student's optimizer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,25 @@ def make_optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD
         nesterov=config.nesterov and config.momentum > 0,
         foreach=True,
     )
+
+
+def momentum_of(optimizer: torch.optim.SGD, student: nn.Module) -> dict[str, Tensor]:
+    """Return the momentum of the parameters that have some, by name."""
+    return {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in student.named_parameters()
+        if "momentum_buffer" in optimizer.state.get(parameter, {})
+    }
+
+
+def give_momentum(
+    optimizer: torch.optim.SGD, student: nn.Module, momentum: Mapping[str, Tensor]
+) -> None:
+    """Let the parameters that are named go on with copies, in their own memory format."""
+    for name, parameter in student.named_parameters():
+        if name in momentum:
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 def gradients(student: nn.Module) -> list[Tensor]:

@@ -16,7 +16,7 @@ def facts_of_origin(result: Result) -> Mapping[str, object]:
     return {
         "teacher": result.fact("teacher", "architecture"),
         "weights of the teacher": result.fact("teacher", "fingerprint"),
-        "architecture of the student": result.report.student,
+        "the student is": result.report.student,
         "it started from": _start(result),
         "dream set": result.fact("dreams", "path"),
         "its digest": result.fact("dreams", "digest"),
@@ -31,7 +31,7 @@ def facts_of_origin(result: Result) -> Mapping[str, object]:
 
 
 def _start(result: Result) -> str | None:
-    if result.report.student is None:
+    if "taught" not in result.report.shown_stages:
         return None
     seed = result.report.config.get("seed")
     return str(result.fact("student", "path") or f"random weights of seed {seed}")

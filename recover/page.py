@@ -123,22 +123,27 @@ def _results(
 
 
 def _words_for_stages(results: Sequence[Result]) -> Iterator[str]:
-    if are_other_students(results):
+    if all("taught" in run.report.shown_stages for run in results):
         yield (
             "Untaught: the student as it starts, with random weights or those of its checkpoint. "
             "Taught: after distillation on the dreams, as it was saved."
         )
         return
+    has_cut = any(run.report.config.get("channels") is not None for run in results)
+    without = "without its least important channels"
+    if not are_other_students(results):
+        also = f", or {without} where it says how many are left" if has_cut else ""
+        without = f"with its least important weights set to zero{also}"
     yield (
-        "Pruned: the teacher with its least important weights set to zero. "
+        f"Pruned: the teacher {without}. "
         "Repaired: with its BatchNorm statistics measured again, forward only. "
         "Recovered: after distillation, the student that was saved."
     )
-    names = dict.fromkeys(run.report.student for run in results if run.report.student)
-    if names:
+    others = [run.report.student for run in results if "taught" in run.report.shown_stages]
+    if others:
         yield (
-            f"{', '.join(names)}: no copy of the teacher but a network of its own; pruned is what "
-            "it starts as, recovered what it was taught."
+            f"{', '.join(dict.fromkeys(map(str, others)))}: no copy of the teacher but a network "
+            "of its own; pruned is what it starts as, recovered what it was taught."
         )
 
 

@@ -25,6 +25,7 @@ from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, prepare, run_arguments
 from recover.remarks import worse_than_before
 from recover.report import RecoveryReport, StageRecord
+from recover.slim import require_flow, slimming_of
 from recover.warm_start import masks_of_zeros, with_start
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
@@ -149,6 +150,11 @@ def pruned_copy(origin: Teacher, config: RecoverConfig) -> tuple[nn.Module, Mask
         raise IncompatibleError(
             f"{origin.spec.architecture}: no convolution or linear layer to prune"
         )
+    slimming = slimming_of(origin, config)
+    if slimming is not None:
+        slimming.cut_as_chosen(network, config).apply(network)
+        require_flow(network, origin.spec)
+        return network, dense_masks(network)
     masks = choose_masks(network, config, config.sparsity)
     masks.apply(network)
     return network, masks

@@ -76,8 +76,8 @@ class RecoveryReport:
     Attributes:
         sparsity: As asked for.
         teacher: The dense network.
-        pruned: Its copy, pruned in one shot at the full sparsity; with ``--student`` the other
-            network likewise, before it was taught anything.
+        pruned: Its copy, pruned in one shot at the full sparsity, or with its channels removed;
+            with ``--student`` the other network likewise, before it was taught anything.
         repaired: The pruned copy, reconstructed and repaired as the config says.
         recovered: The distilled student that was saved.
         seconds: All sessions of the run together.
@@ -115,14 +115,19 @@ class RecoveryReport:
 
     @property
     def student(self) -> str | None:
-        """The student's architecture where it is another than the teacher's by request."""
-        name = self.config.get("student")
-        return name if isinstance(name, str) else None
+        """What the student is where it is no copy of the teacher with zeros in it.
+
+        Another architecture, or what is left of the teacher's channels.
+        """
+        name, channels = self.config.get("student"), self.config.get("channels")
+        if isinstance(name, str):
+            return name
+        return None if channels is None else f"{100 * float(channels):.4g} % of channels"
 
     @property
     def shown_stages(self) -> dict[str, StageRecord]:
         """The stages that say something about this run, under names that readers understand."""
-        if self.student is None:
+        if not isinstance(self.config.get("student"), str):
             return self.stages
         return {"teacher": self.teacher, "untaught": self.pruned, "taught": self.recovered}
 
@@ -152,7 +157,7 @@ class RecoveryReport:
                 num_weights=_count(record["num_weights"]),
                 num_kept=_count(record["num_kept"]),
                 layers=tuple(map(_layer, record["layers"])),
-                config=dict(_mapping(record["config"])),
+                config=_config(record["config"]),
                 provenance=dict(_mapping(record["provenance"])),
                 warnings=tuple(map(str, record["warnings"])),
                 classes=tuple(_known(ClassRecord, entry) for entry in record.get("classes", ())),
@@ -163,6 +168,12 @@ class RecoveryReport:
                 f"{origin}: no report of recover run ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:80]})"
             ) from error
+
+
+def _config(record: Any) -> dict[str, Any]:
+    config = dict(_mapping(record))
+    _optional_number(config.get("channels"))
+    return config
 
 
 def _stage(record: Any) -> StageRecord:

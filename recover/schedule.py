@@ -26,11 +26,19 @@ def sparsity_at(config: RecoverConfig, step: int) -> float:
     eq. 1, from zero or from the sparsity of the student that the run starts from; exactly ``s``
     from step ``n`` on.
     """
+    return _on_the_way(config, step, config.warm_start or 0.0, config.sparsity)
+
+
+def channels_at(config: RecoverConfig, step: int) -> float:
+    """Return the fraction of channels due at ``step``, along the same curve; 1 without any goal."""
+    return _on_the_way(config, step, 1.0, 1.0 if config.channels is None else config.channels)
+
+
+def _on_the_way(config: RecoverConfig, step: int, first: float, final: float) -> float:
     last = last_pruning_step(config)
     if step >= last:
-        return config.sparsity
-    first = config.warm_start or 0.0
-    return first + (config.sparsity - first) * (1 - (1 - step / last) ** 3)
+        return final
+    return first + (final - first) * (1 - (1 - step / last) ** 3)
 
 
 def learning_rate(config: RecoverConfig, step: int) -> float:

@@ -11,6 +11,8 @@ from recover.config import PRESETS, RecoverConfig
 
 # A student of its own architecture is small already: it is pruned when somebody asks for it.
 ANOTHER_STUDENT: Mapping[str, Any] = {"sparsity": 0.0}
+# So is one with fewer channels.
+FEWER_CHANNELS: Mapping[str, Any] = {"sparsity": 0.0}
 # What a pruned copy of the teacher starts with, random weights have yet to learn: more steps, a
 # larger rate and the weight decay that small networks are trained with (He et al. 2016,
 # arXiv:1512.03385, section 4.2: rate 0.1; 5e-4 as in Zagoruyko & Komodakis 2016, arXiv:1605.07146).
@@ -33,7 +35,7 @@ def base_settings(preset: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         preset: Name in :data:`recover.config.PRESETS`.
         arguments: By field of the config; None where not given.
     """
-    return {**_from_scratch(arguments), **PRESETS[preset], **_another_student(arguments)}
+    return {**_from_scratch(arguments), **PRESETS[preset], **_smaller(arguments)}
 
 
 def remark_on_student(preset: str, arguments: Mapping[str, Any]) -> str | None:
@@ -56,9 +58,15 @@ def student_suffix(config: RecoverConfig) -> str:
 
 
 def default_suffix(config: RecoverConfig) -> str:
-    """Return ``-s0.8``, ``-resnet20`` or ``-resnet20-s0.8``: what follows the dream set's name."""
+    """Return ``-s0.8``, ``-c0.5``, ``-resnet20``...: what follows the dream set's name."""
+    if config.channels is not None:
+        return f"-c{config.channels:g}"
     sparsity = f"-s{config.sparsity:g}"
     return student_suffix(config) + ("" if config.student and not config.sparsity else sparsity)
+
+
+def _smaller(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _another_student(arguments) if arguments.get("channels") is None else FEWER_CHANNELS
 
 
 def _another_student(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

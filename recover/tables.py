@@ -42,7 +42,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
 
 
 def are_other_students(results: Sequence[Result]) -> bool:
-    """Return whether all of the runs taught another architecture than the teacher's."""
+    """Return whether no run taught a copy of the teacher with all of its channels."""
     return all(result.report.student is not None for result in results)
 
 
@@ -54,7 +54,8 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
     measure = measure_of(results)
     known_bounds = comparable(results, bounds)
     students = are_other_students(results)
-    names = ("teacher", "untaught", "taught") if students else STAGES
+    kinds = {tuple(result.report.shown_stages) for result in results}
+    names = kinds.pop() if len(kinds) == 1 else STAGES
     columns = ["student" if students else "sparsity", *names]
     if measure == "accuracy":
         columns.append("agreement")
@@ -63,7 +64,7 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
     rows = []
     for label, result in zip(labels_of(results), results, strict=True):
         report = result.report
-        stages = (report.shown_stages if students else report.stages).values()
+        stages = (report.stages if names == STAGES else report.shown_stages).values()
         row = [label, *(percent(value_of(stage, measure)) for stage in stages)]
         if measure == "accuracy":
             row.append(percent(report.recovered.agreement))
@@ -87,7 +88,7 @@ def _label(result: Result) -> str:
 def costs_table(results: Sequence[Result]) -> Table | None:
     """Return one row per run: storage, multiply-adds and latency; None where none is known.
 
-    Where a student has another architecture, the teacher is the first row.
+    Where a student has another architecture or fewer channels, the teacher is the first row.
     """
     rows = [row for result in results if (row := _teacher_row(result.report)) is not None][:1]
     for label, result in zip(labels_of(results), results, strict=True):

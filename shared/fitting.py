@@ -23,6 +23,7 @@ from shared.architectures import (
     match_by_position,
     match_candidate,
     match_changed,
+    match_resized,
     set_input_channels,
     suggestion,
 )
@@ -69,6 +70,8 @@ def find_architecture(
         except NoFitError:
             if changed := match_changed(candidate, tensors):
                 return changed
+            with suppress(NoFitError):
+                return match_resized(candidate, tensors)
             raise
 
     refusals: list[NoFitError] = []

@@ -170,7 +170,7 @@ def test_option_a_shortcuts_subsample_and_pad_with_zero_channels() -> None:
     network = build_network("resnet8", num_classes=10)
     images = torch.arange(16.0 * 4 * 4).reshape(1, 16, 4, 4)
 
-    out = network.get_submodule("layer2.0.shortcut")(images)
+    out = network.get_submodule("layer2.0.shortcut")(images, 32)
 
     assert out.shape == (1, 32, 2, 2)
     assert torch.equal(out[:, 8:24], images[:, :, ::2, ::2])

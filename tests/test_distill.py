@@ -3,6 +3,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,9 +133,17 @@ def test_the_unscaled_loss_is_smaller_by_the_square_of_the_temperature(
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
-@pytest.mark.parametrize("changes", [{"mix": "cutmix"}, {"importance": "fisher"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"mix": "cutmix"}, {"importance": "fisher"}),
+        {"channels": 0.5, "sparsity": 0.0, "ema": 0.9},
+        {"channels": 0.5, "sparsity": 0.0, "importance": "fisher"},
+    ],
+    ids=str,
+)
 def test_a_restored_run_ends_with_the_bits_of_an_uninterrupted_one(
-    tiny_teacher: Teacher, tmp_path: Path, stop: int, changes: dict[str, str]
+    tiny_teacher: Teacher, tmp_path: Path, stop: int, changes: dict[str, Any]
 ) -> None:
     config = quick_config(**{"mix": "none", **changes}, flip=True, weight_decay=0.01)
     whole = start(tiny_teacher, config)
@@ -149,6 +158,8 @@ def test_a_restored_run_ends_with_the_bits_of_an_uninterrupted_one(
 
     expected = whole.student.state_dict()
     assert all(torch.equal(expected[k], v) for k, v in second.student.state_dict().items())
+    average = whole.taught.state_dict()
+    assert all(torch.equal(average[k], v) for k, v in second.taught.state_dict().items())
     second.masks.check(second.student)
 
 

@@ -172,8 +172,12 @@ def test_dreams_are_made_by_the_same_lines(
         ["--importance", "fisher"],
         ["--preset", "tripurwar2025"],
         ["--student", "resnet14", "--sparsity", "0"],
+        ["--channels", "0.5", "--sparsity", "0", "--importance", "fisher", "--ema", "0.9"],
     ],
-    ids=["default", "one-shot", "erk", "lamp", "uniform", "fisher", "tripurwar2025", "student"],
+    ids=[
+        *("default", "one-shot", "erk", "lamp", "uniform", "fisher", "tripurwar2025", "student"),
+        "channels",
+    ],
 )
 def test_students_are_taught_by_the_same_lines(
     options: list[str], dreams: Path, photos: Path, tmp_path: Path

@@ -83,10 +83,18 @@ def test_a_step_is_that_of_one_process_to_1e_5_in_float32(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"schedule": "one-shot"}, {"importance": "fisher"}], ids=str
+    "changes",
+    [
+        *({}, {"schedule": "one-shot"}, {"importance": "fisher"}),
+        *(
+            {"sparsity": 0.0, "channels": 0.5, "importance": name}
+            for name in ("magnitude", "fisher")
+        ),
+    ],
+    ids=str,
 )
 def test_all_steps_are_those_of_one_process_in_float64(
-    tiny_teacher: Teacher, changes: dict[str, str]
+    tiny_teacher: Teacher, changes: dict[str, Any]
 ) -> None:
     config = quick_config(**CHANGES, **changes)
     teacher = Teacher(network=InDouble(tiny_teacher.network), spec=tiny_teacher.spec)

@@ -20,6 +20,7 @@ from shared.architectures.match import (
     match_by_position,
     match_candidate,
     match_changed,
+    match_resized,
 )
 from shared.architectures.skeleton import (
     build_in_memory,
@@ -27,6 +28,7 @@ from shared.architectures.skeleton import (
     has_values_of_its_own,
     set_input_channels,
 )
+from shared.architectures.widths import resize
 
 __all__ = [
     "ARCHITECTURES",
@@ -46,7 +48,9 @@ __all__ = [
     "match_by_position",
     "match_candidate",
     "match_changed",
+    "match_resized",
     "require_batch_norm",
+    "resize",
     "set_input_channels",
     "suggestion",
 ]

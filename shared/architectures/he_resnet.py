@@ -19,19 +19,25 @@ DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, new channels zero, half of them on either side or all last."""
+    """Option A: every second pixel, new channels zero, half of them on either side or all last.
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, at_end: bool = False
-    ) -> None:
+    How many there are, the block says that it belongs to: it may have lost channels since.
+    """
+
+    follows_widths = True  # see recover.coupling
+
+    def __init__(self, stride: int, *, at_end: bool = False) -> None:
         super().__init__()
         self.stride = stride
-        self.before = 0 if at_end else (out_channels - in_channels) // 2
-        self.after = out_channels - in_channels - self.before
+        self.at_end = at_end
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, out, H / stride, W / stride)`` of ``(N, in, H, W)``."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+    def forward(self, x: Tensor, num_channels: int) -> Tensor:
+        """Return ``(N, num_channels, H / stride, W / stride)`` of ``(N, in, H, W)``."""
+        missing = num_channels - x.shape[1]
+        before = 0 if self.at_end else missing // 2
+        return F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, missing - before)
+        )
 
 
 def make_shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> nn.Module:
@@ -39,11 +45,18 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, option: str)
     if stride == 1 and in_channels == out_channels:
         return nn.Sequential()
     if option != "B":
-        return ZeroPadShortcut(in_channels, out_channels, stride, at_end=option == "A-end")
+        return ZeroPadShortcut(stride, at_end=option == "A-end")
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
         nn.BatchNorm2d(out_channels),
     )
+
+
+def add_skipped(shortcut: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return what a block makes of ``x``, ``y``, plus what its skip connection makes of it."""
+    if isinstance(shortcut, ZeroPadShortcut):
+        return y + shortcut(x, y.shape[1])
+    return y + shortcut(x)
 
 
 class BasicBlock(nn.Module):
@@ -64,7 +77,7 @@ class BasicBlock(nn.Module):
         """Return ``(N, width, H / stride, W / stride)``."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + self.get_submodule(self.skip)(x))
+        return F.relu(add_skipped(self.get_submodule(self.skip), x, y))
 
 
 class SmallResNet(nn.Module):

@@ -16,6 +16,7 @@ from shared.architectures.match import (
     match_by_position,
     match_candidate,
     match_changed,
+    match_resized,
 )
 from shared.errors import CheckpointError
 
@@ -46,6 +47,13 @@ def identify(
         if not matches:
             matches, more = _try([*marked, *hinted], tensors, match_changed)
             reasons += more
+        if not matches:
+            named = [
+                each
+                for each in ARCHITECTURES.values()
+                if _has_marker(each, tensors, of_any_width=True)
+            ]
+            matches, _ = _try([*named, *hinted], tensors, match_resized)
     if not matches:
         raise _nothing_fits(tensors, reasons)
     return _choose(matches, hint, image_size)
@@ -79,11 +87,13 @@ def _try(
     return matches, reasons
 
 
-def _has_marker(candidate: Candidate, tensors: Mapping[str, Tensor]) -> bool:
+def _has_marker(
+    candidate: Candidate, tensors: Mapping[str, Tensor], *, of_any_width: bool = False
+) -> bool:
     if candidate.marker is None:
         return True
     name, size = candidate.marker
-    return name in tensors and tuple(tensors[name].shape[:1]) == (size,)
+    return name in tensors and (of_any_width or tuple(tensors[name].shape[:1]) == (size,))
 
 
 def _choose(found: list[Match], hint: str, image_size: tuple[int, int] | None) -> Match:

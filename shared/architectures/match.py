@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate
 from shared.architectures.catalog import is_factory
 from shared.architectures.changes import changed, find_change
 from shared.architectures.renaming import renamed_by_position
-from shared.architectures.skeleton import build_for_names, first_convolution
+from shared.architectures.skeleton import (
+    build_for_names,
+    build_skeleton,
+    first_convolution,
+    set_input_channels,
+)
+from shared.architectures.widths import resize
 from shared.errors import CheckpointError, ConfigError
 from shared.statedict import with_plain_names
 
@@ -105,6 +113,60 @@ def match_changed(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match 
         raise NoFitError(f"{candidate.name}: {change.doubt()}", 1)
     notes = tuple(f"took {candidate.name}, but {note}" for note in change.notes())
     return replace(match, assumptions=(*match.assumptions, *notes))
+
+
+def match_resized(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match:
+    """Return a match with the candidate's layers, of the widths that the tensors have.
+
+    Raises:
+        NoFitError: If names, kernels or numbers of dimensions are others, or the widths of layers
+            that follow each other do not fit.
+        ConfigError: If it is somebody's factory, and does not work.
+    """
+    skeleton = _skeleton(candidate, tensors)
+    found = comparable(tensors, left_out=candidate.left_out)
+    _compare_names(candidate.name, comparable(with_plain_names(skeleton.state_dict())), found)
+    resized_candidate = replace(candidate, build=partial(_build_resized, candidate, found))
+    try:
+        match = match_candidate(resized_candidate, tensors)
+        _require_flow(match)
+    except ValueError as error:
+        raise NoFitError(f"{candidate.name}: {error}", 1) from error
+    first, expected = next(
+        (name, shape)
+        for name, shape in comparable(with_plain_names(skeleton.state_dict())).items()
+        if shape != found[name] and shape[:1] != (_PROBE_CLASSES,)
+    )
+    note = (
+        f"took {candidate.name}, but with other widths: {first} is {found[first]} instead of "
+        f"{expected}"
+    )
+    return replace(match, assumptions=(*match.assumptions, note))
+
+
+def _require_flow(match: Match) -> None:
+    """Raise ValueError if what one layer makes is not what the next one takes; of no factory."""
+    if is_factory(match.architecture):
+        return
+    network = build_skeleton(lambda: match.candidate.build(match.num_classes)).eval()
+    set_input_channels(network, match.in_channels)
+    size = match.candidate.usual().size
+    images = torch.empty(2, match.in_channels, *size, device="meta")
+    try:
+        with torch.no_grad():
+            network(images)
+    except Exception as error:  # whatever its forward may raise
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"its layers do not fit each other ({reason})") from error
+
+
+def _build_resized(
+    candidate: Candidate, shapes: Mapping[str, tuple[int, ...]], num_classes: int
+) -> nn.Module:
+    network = candidate.build(num_classes)
+    names = zip(with_plain_names(network.state_dict()), network.state_dict(), strict=True)
+    resize(network, {own: torch.zeros(shapes[name]) for name, own in names if name in shapes})
+    return network
 
 
 def match_by_position(

@@ -1,0 +1,254 @@
+"""Fewer channels: a network that is smaller and faster everywhere, and in nothing else special.
+
+Whole channels are removed, with all weights that make or take them, those that matter least first:
+every layer keeps the same share. What is left is a dense network, for any runtime.
+"""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recover.allocation import whole_layers
+from recover.config import RecoverConfig
+from recover.coupling import Axis, coupled_channels
+from shared.architectures import resize
+from shared.errors import IncompatibleError
+from shared.seeding import generator
+from shared.spec import TeacherSpec
+from shared.teacher import Teacher
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """What is left of a network's tensors.
+
+    Attributes:
+        left: By tensor and dimension, positions that stay, ascending.
+    """
+
+    left: Mapping[Axis, Positions]
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what is left of ``tensor``, of the shape of the parameter or buffer ``name``."""
+        for dim in range(min(tensor.dim(), 2)):
+            if (name, dim) in self.left:
+                places = torch.from_numpy(self.left[name, dim]).to(tensor.device)
+                tensor = tensor.index_select(dim, places)
+        return tensor
+
+    @torch.no_grad()
+    def apply(self, network: nn.Module) -> None:
+        """Cut the network's own tensors."""
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        resize(network, {name: self.of(name, tensor) for name, tensor in tensors.items()})
+
+
+class Slimming:
+    """The channels of a network that are still there.
+
+    Attributes:
+        kept: For each group of interchangeable units those that are left, ascending.
+
+    Args:
+        network: With all of its channels, in evaluation mode; unchanged.
+        image_shape: ``(C, H, W)``.
+        whole: Names of tensors whose channels all stay.
+
+    Raises:
+        IncompatibleError: If nothing of it can be removed.
+    """
+
+    def __init__(
+        self, network: nn.Module, image_shape: Sequence[int], whole: Sequence[str] = ()
+    ) -> None:
+        coupling = coupled_channels(copy.deepcopy(network).cpu(), image_shape)
+        self._groups, self._inputs = coupling.groups, coupling.inputs
+        self._is_free = [not any(name in whole for name, _ in g.axes) for g in self._groups]
+        if not any(self._is_free):
+            raise IncompatibleError(
+                "--channels: no channel of this network can be removed; expected convolutions "
+                "between which there is nothing but BatchNorm, activations, pooling, additions"
+            )
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        self._sizes = {
+            axis: tensors[axis[0]].shape[axis[1]] for group in self._groups for axis in group.axes
+        }
+        self.kept: list[Positions] = [np.arange(len(group)) for group in self._groups]
+        self._left = self._positions_left()
+
+    def cut(
+        self,
+        network: nn.Module,
+        fraction: float,
+        *,
+        squared_gradients: Mapping[str, Tensor] | None = None,
+        seed: int | None = None,
+    ) -> Cut:
+        """Return what to cut, so that each group has ``fraction`` of its units left, at least one.
+
+        From then on they count as gone.
+
+        Args:
+            network: With the channels that are left; unchanged.
+            fraction: In (0, 1], of the number at the start, rounded. What is gone stays gone.
+            squared_gradients: Weighs squared weights with them instead of layer by layer.
+            seed: Of a random choice instead, the control experiment.
+        """
+        for number, (group, units) in enumerate(zip(self._groups, self.kept, strict=True)):
+            wanted = max(1, round(fraction * len(group)))
+            if wanted >= len(units) or not self._is_free[number]:
+                continue
+            if seed is None:
+                scores = unit_scores(network, self._places_now(number), squared_gradients)
+            else:
+                draws = generator(seed, "channels", number)
+                scores = torch.rand(len(group), generator=draws)[torch.from_numpy(units)]
+            best = scores.argsort(descending=True, stable=True)[:wanted]
+            self.kept[number] = units[best.sort().values.numpy()]
+        before, self._left = self._left, self._positions_left()
+        return Cut(
+            {
+                axis: np.searchsorted(before[axis], left)
+                for axis, left in self._left.items()
+                if len(left) < len(before[axis])
+            }
+        )
+
+    def cut_as_chosen(
+        self,
+        network: nn.Module,
+        config: RecoverConfig,
+        fraction: float | None = None,
+        squared_gradients: Mapping[str, Tensor] | None = None,
+    ) -> Cut:
+        """Return what to cut for the importance that ``config`` names; see :meth:`cut`.
+
+        Args:
+            network: With the channels that are left; unchanged.
+            config: Its own fraction is the final one.
+            fraction: Where it is not that one yet.
+            squared_gradients: As for :meth:`cut`, where there are some.
+        """
+        return self.cut(
+            network,
+            fraction or config.channels or 1.0,
+            squared_gradients=squared_gradients,
+            seed=config.seed if config.importance == "random" else None,
+        )
+
+    def inputs_left(self) -> dict[str, Tensor]:
+        """Return which of the channels that a layer took in at the start it still takes in.
+
+        By the name of its weight, int64, ascending; only of layers that lost some.
+        """
+        sets = [set(units.tolist()) for units in self.kept]
+        left = {}
+        for name, taken in self._inputs.items():
+            stays = [place for place, at in enumerate(taken) if at is None or at[1] in sets[at[0]]]
+            if len(stays) < len(taken):
+                left[name] = torch.tensor(stays)
+        return left
+
+    def state(self) -> dict[str, Any]:
+        """Return what is left, for :meth:`restore`."""
+        return {str(number): torch.from_numpy(units) for number, units in enumerate(self.kept)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.kept = [state[str(number)].cpu().numpy() for number in range(len(self._groups))]
+        self._left = self._positions_left()
+
+    def digest(self) -> int:
+        """Return 63 bits that differ, but by chance, where other channels are left."""
+        state = hashlib.blake2b(digest_size=8)
+        for units in self.kept:
+            state.update(units.tobytes())
+        return int.from_bytes(state.digest(), "little") >> 1
+
+    def _positions_left(self) -> dict[Axis, Positions]:
+        """Return which of the positions at the start are still there, ascending, by axis."""
+        stays = {axis: np.ones(size, dtype=bool) for axis, size in self._sizes.items()}
+        for group, units in zip(self._groups, self.kept, strict=True):
+            gone = np.setdiff1d(np.arange(len(group)), units)
+            for axis, places in zip(group.axes, group.units, strict=True):
+                stays[axis][places[gone].reshape(-1)] = False
+        return {axis: np.flatnonzero(mask) for axis, mask in stays.items()}
+
+    def _places_now(self, number: int) -> dict[Axis, Positions]:
+        """Return where a group's units that are left are now: ``(units, positions)`` by axis."""
+        group, units = self._groups[number], self.kept[number]
+        return {
+            axis: np.searchsorted(self._left[axis], places[units])
+            for axis, places in zip(group.axes, group.units, strict=True)
+        }
+
+
+@torch.no_grad()
+def unit_scores(
+    network: nn.Module,
+    places: Mapping[Axis, Positions],
+    squared_gradients: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Return how much each unit of a group matters, float64 ``(units,)`` on the CPU.
+
+    The squared norm of the weights that make or take its channels, in each layer relative to the
+    group's mean, so that no layer outweighs the others (Fang et al. 2023, section 3.3). With
+    ``squared_gradients`` the sum of squared weights times these: what the loss would lose (Theis et
+    al. 2018, arXiv:1801.05787).
+    """
+    parameters = dict(network.named_parameters())
+    total = torch.zeros(len(next(iter(places.values()))), dtype=torch.float64)
+    for (name, dim), positions in places.items():
+        weight = parameters.get(name)
+        if weight is None or weight.dim() < 2:
+            continue
+        squares = weight.detach().double().square()
+        if squared_gradients is not None:
+            squares = squares * squared_gradients[name].double()
+        norms = squares.transpose(0, dim).flatten(1).sum(1).cpu()
+        share = norms[torch.from_numpy(positions)].sum(1)
+        if squared_gradients is None:
+            share = share / share.mean().clamp_min(torch.finfo(torch.float64).tiny)
+        total += share
+    return total
+
+
+def slimming_of(origin: Teacher, config: RecoverConfig) -> Slimming | None:
+    """Return what ``config.channels`` is about, all of them still there; None without it.
+
+    Raises:
+        IncompatibleError: If no channel of the network can be removed.
+        ConfigError: As :func:`recover.allocation.whole_layers`.
+    """
+    if config.channels is None:
+        return None
+    whole = whole_layers(origin.network, config)
+    return Slimming(origin.network, origin.spec.image_shape, whole)
+
+
+def require_flow(network: nn.Module, spec: TeacherSpec) -> None:
+    """Send images through a network that was cut.
+
+    Raises:
+        IncompatibleError: If its forward counts on the channels that it had.
+    """
+    images = torch.zeros(2, *spec.image_shape, device=next(network.parameters()).device)
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+    except Exception as error:  # whatever somebody's forward may raise
+        reason = " ".join(str(error).split())[:120]
+        raise IncompatibleError(
+            f"--channels: {spec.architecture} does not run with fewer of them ({reason}): its "
+            "forward counts on the numbers it was built with; name the tensors of that part with "
+            "--keep"
+        ) from error
