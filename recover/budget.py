@@ -155,7 +155,7 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what a record must have been made for: all arguments, but for what is chosen here."""
     arguments = {**run_arguments(setup, num_real_images), "--budget": f"{budget:g} s"}
-    for name in ("--steps", *(["--sparsity"] if is_sweep else [])):
+    for name in ("--steps", *(["--sparsity", "--channels"] if is_sweep else [])):
         del arguments[name]
     return arguments
 

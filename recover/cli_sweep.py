@@ -32,22 +32,30 @@ if TYPE_CHECKING:
     from shared.workers import Worker
 
 
+DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities
+
+
 @click.command()
 @DREAMS
 @click.option(
     "--sparsity",
     "sparsities",
     metavar="LIST",
-    default="0.5,0.8,0.9,0.95",
-    show_default=True,
-    help="the levels: fractions of the prunable weights that become zero",
+    help="the levels: fractions of the prunable weights that become zero  "
+    f"[default: {DEFAULT_LEVELS}]",
+)
+@click.option(
+    "--channels",
+    metavar="LIST",
+    help="levels of another kind: fractions of every layer's channels that are kept, such as "
+    "0.75,0.5,0.25",
 )
 @click.option(
     "--out",
     type=FILE,
     help="folder of the levels' folders  [default: <dreams>-sweep, here]",
 )
-@recovery_options(without=("sparsity",))
+@recovery_options(without=("sparsity", "channels"))
 @BUDGET
 @click.option(
     "--warm-start",
@@ -61,7 +69,8 @@ if TYPE_CHECKING:
 @AS_JSON
 def sweep(
     dreams_path: Path,
-    sparsities: str,
+    sparsities: str | None,
+    channels: str | None,
     out: Path | None,
     eval_data: str | None,
     preset: str,
@@ -71,7 +80,9 @@ def sweep(
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
-    """Run `recover run` at several sparsities, each in a folder of its own below --out.
+    """Run `recover run` at several levels, each in a folder of its own below --out.
+
+    Levels are sparsities, or with --channels fractions of channels.
 
     The same command again runs what is not finished: a level that was interrupted goes on from
     its checkpoint, a finished one stays. Under torchrun, or with --worker, levels are shared out.
@@ -81,12 +92,13 @@ def sweep(
     \b
     Examples:
       recover sweep --dreams dreams.h5 --sparsity 0.5,0.8,0.9,0.95
+      recover sweep --dreams dreams.h5 --channels 0.75,0.5,0.25 --out slim
       recover sweep --dreams dreams.h5 --eval-data cifar10:data --out levels --json
       recover sweep --dreams dreams.h5 --out levels --worker 0/2
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
     from recover.preparation import prepare
-    from recover.sweep import finished_results, parse_sparsities, plan_levels, run_sweep
+    from recover.sweep import finished_results, plan_levels, run_sweep
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device
@@ -96,10 +108,10 @@ def sweep(
     time_given = Budget(budget, arguments["steps"])
     me, local_rank = find_worker(worker)
     overwrite, mismatch = arguments["overwrite"], arguments["allow_teacher_mismatch"]
-    levels = parse_sparsities(sparsities)
-    base = recovery_config(preset, arguments)
+    levels = _levels(sparsities, channels)
+    base = recovery_config(preset, {**arguments, **levels[-1]})
     base = dataclasses.replace(base, device=str(resolve_device(base.device, local_rank)))
-    configs = [dataclasses.replace(base, sparsity=sparsity) for sparsity in levels]
+    configs = [dataclasses.replace(base, **level) for level in levels]
     out = out or Path(f"{dreams_path.stem}{student_suffix(base)}-sweep")
     dreams = DreamSet.open(dreams_path)
     teacher = open_teacher(dreams, arguments)
@@ -203,6 +215,25 @@ def report(
 SWEEP_COMMANDS = (sweep, report)
 
 
+def _levels(sparsities: str | None, channels: str | None) -> list[dict[str, Any]]:
+    """Return what each level sets in the config, the least pruned first.
+
+    Raises:
+        ConfigError: If both kinds are given, or a list makes no sense.
+    """
+    from recover.sweep import parse_channels, parse_sparsities
+
+    if channels is None:
+        found = parse_sparsities(sparsities or DEFAULT_LEVELS)
+        return [{"sparsity": sparsity} for sparsity in found]
+    if sparsities is not None:
+        raise ConfigError(
+            f"--channels {channels}: found --sparsity {sparsities}, too; expected levels of one "
+            "kind, such as two sweeps and one report of both"
+        )
+    return [{"channels": fraction, "sparsity": 0.0} for fraction in parse_channels(channels)]
+
+
 def _refuse_workers(me: "Worker") -> None:
     if me.count > 1:
         raise ConfigError(
@@ -236,6 +267,8 @@ def _dry_run(
         "levels": [
             {
                 "sparsity": level.sparsity,
+                "channels": level.config.channels,
+                "level": level.label,
                 "out": str(level.folder),
                 "state": level.state,
                 "worker": level.number % me.count,
@@ -251,10 +284,10 @@ def _dry_run(
 
 def _show_dry_run(record: dict[str, Any], plan: "RecoveryPlan | None", num_mine: int) -> None:
     rows = [
-        (f"{100 * level['sparsity']:.4g} %", level["state"], str(level["worker"]), level["out"])
+        (level["level"], level["state"], str(level["worker"]), level["out"])
         for level in record["levels"]
     ]
-    show_table("levels", ["sparsity", "state", "worker", "out"], rows)
+    show_table("levels", ["pruned to", "state", "worker", "out"], rows)
     if plan is not None:
         click.echo(
             f"levels to run here: {num_mine}, {format_duration(record['seconds_per_level'])} each "

@@ -112,7 +112,7 @@ def _results(
     warnings = dict.fromkeys(text for result in results for text in result.report.warnings)
     text += [f"Remark: {remark}" for remark in (*remarks, *warnings)]
     drawn = [line for line in lines if line.x]
-    if are_other_students(results) and not any(result.report.sparsity for result in results):
+    if are_other_students(results) and not any(run.report.part_removed for run in results):
         drawn = []  # nothing is pruned: there is no axis to draw along
     return Section(
         title=what_is_measured(results),

@@ -125,6 +125,16 @@ class RecoveryReport:
         return None if channels is None else f"{100 * float(channels):.4g} % of channels"
 
     @property
+    def part_removed(self) -> float:
+        """The fraction of weights that a student lacks: zeros, or those of channels that are gone.
+
+        Of another architecture, its own zeros.
+        """
+        if self.config.get("channels") is None:
+            return self.sparsity
+        return 1 - min(self.num_kept / max(self.teacher.num_nonzero, 1), 1)
+
+    @property
     def shown_stages(self) -> dict[str, StageRecord]:
         """The stages that say something about this run, under names that readers understand."""
         if not isinstance(self.config.get("student"), str):

@@ -42,7 +42,7 @@ class Result:
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
-    """Return the finished runs in ``paths`` by sparsity, and remarks on what is not finished.
+    """Return the finished runs in ``paths``, the least pruned first, and remarks on the others.
 
     Args:
         paths: Folders of runs, or of sweeps: folders of such folders.
@@ -63,7 +63,12 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
             raise InputFileError(
                 f"{path}: no finished run in it; expected a folder of recover run or recover sweep"
             )
-    return sorted(results.values(), key=lambda result: result.report.sparsity), remarks
+    return sorted(results.values(), key=_level), remarks
+
+
+def _level(result: Result) -> tuple[float, float]:
+    report = result.report
+    return report.sparsity, 0.0 if report.sparsity else report.part_removed
 
 
 def require_one_teacher(results: Sequence[Result], advice: str) -> None:

@@ -29,8 +29,9 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         settings = {k: v for k, v in result.report.config.items() if k not in UNIMPORTANT}
-        # Each level of a warm sweep starts from another one: what counts is that it is warm.
-        settings["warm_start"] = settings.get("warm_start") is not None
+        # Levels of one sweep have numbers of their own: what counts is that they have one.
+        for name in ("warm_start", "channels"):
+            settings[name] = settings.get(name) is not None
         key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
         groups.setdefault(key, []).append(result)
     members = list(groups.values())
@@ -44,6 +45,8 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def _student_name(result: Result) -> str:
+    if result.report.config.get("channels") is not None:
+        return "fewer channels"
     return result.report.student or "pruned teacher"
 
 
@@ -60,7 +63,9 @@ def _folder_name(result: Result) -> str:
 
 
 def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: bool = False) -> Line:
-    """Return the mean over seeds at each sparsity, and their range where there are several.
+    """Return the mean over seeds at each level, and their range where there are several.
+
+    Levels are parts of the weights that are removed.
 
     Args:
         name: Of the curve.
@@ -72,7 +77,7 @@ def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: boo
     for result in results:
         value = value_of(result.report.recovered, measure)
         if value is not None:
-            values.setdefault(result.report.sparsity, []).append(value)
+            values.setdefault(result.report.part_removed, []).append(value)
     points = sorted(values.items())
     several = any(len(found) > 1 for _, found in points)
     return Line(

@@ -1,4 +1,4 @@
-"""One run per sparsity, side by side in one folder: finished ones stay, interrupted ones go on."""
+"""One run per level, side by side in one folder: finished ones stay, interrupted ones go on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FINISHED, INTERRUPTED, WAITING = "finished", "interrupted", "to do"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One sparsity of a sweep.
+    """One sparsity of a sweep, or one fraction of channels.
 
     Attributes:
         number: Position in the sweep: what workers share the levels by.
@@ -42,6 +42,14 @@ class Level:
         """Fraction of the prunable weights that become zero."""
         return self.config.sparsity
 
+    @property
+    def label(self) -> str:
+        """What is pruned, in words."""
+        channels = self.config.channels
+        if channels is not None:
+            return f"{100 * channels:.4g} % of channels"
+        return f"{100 * self.sparsity:.4g} %"
+
 
 def parse_sparsities(text: str) -> tuple[float, ...]:
     """Return the numbers of ``0.5,0.8,0.9``, ascending.
@@ -49,23 +57,44 @@ def parse_sparsities(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: If it is anything else, has one of them twice, or one outside [0, 1).
     """
-    try:
-        found = sorted(float(part) for part in text.split(","))
-    except ValueError:
-        found = []
+    found = _numbers("--sparsity", text)
     if not found or not all(0 <= sparsity < 1 for sparsity in found):
         raise ConfigError(
             f"--sparsity: found {text!r}, expected numbers from 0 to below 1, such as 0.5,0.8,0.9"
         )
-    names = {folder_name(sparsity) for sparsity in found}
-    if len(names) != len(found):
-        raise ConfigError(f"--sparsity: found {text!r}, expected every level once")
+    return found
+
+
+def parse_channels(text: str) -> tuple[float, ...]:
+    """Return the fractions of ``0.75,0.5,0.25``, descending: the least pruned first, as above.
+
+    Raises:
+        ConfigError: If it is anything else, has one of them twice, or one outside (0, 1].
+    """
+    found = _numbers("--channels", text)
+    if not found or not all(0 < fraction <= 1 for fraction in found):
+        raise ConfigError(
+            f"--channels: found {text!r}, expected fractions above 0, at most 1, such as 0.75,0.5"
+        )
+    return found[::-1]
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    """Return the numbers in a list, ascending; nothing where it is no list of numbers."""
+    try:
+        found = sorted(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    if len({f"{number:g}" for number in found}) != len(found):
+        raise ConfigError(f"{flag}: found {text!r}, expected every level once")
     return tuple(found)
 
 
-def folder_name(sparsity: float) -> str:
-    """Return ``s0.95``."""
-    return f"s{sparsity:g}"
+def folder_name(config: RecoverConfig) -> str:
+    """Return ``s0.95``, or ``c0.5`` for a level of channels."""
+    if config.channels is not None:
+        return f"c{config.channels:g}"
+    return f"s{config.sparsity:g}"
 
 
 def plan_levels(
@@ -97,7 +126,7 @@ def plan_levels(
     levels = []
     for number, config in enumerate(configs):
         arguments = asked_arguments(config, teacher, dreams, num_eval_images)
-        path = out / folder_name(config.sparsity)
+        path = out / folder_name(config)
         state = WAITING if overwrite else _state(RunFolder(path, arguments), arguments)
         levels.append(Level(number=number, config=config, folder=path, state=state))
     return levels

@@ -14,6 +14,7 @@ from recover.sweep import (
     INTERRUPTED,
     WAITING,
     finished_results,
+    parse_channels,
     parse_sparsities,
     plan_levels,
     run_sweep,
@@ -64,6 +65,52 @@ def test_sparsities_are_read_in_ascending_order(text, found):
 def test_other_sparsities_are_refused(text):
     with pytest.raises(ConfigError, match="--sparsity"):
         parse_sparsities(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("0.5,0.75", (0.75, 0.5)), ("1", (1.0,)), (" 0.25 ,0.5", (0.5, 0.25))]
+)
+def test_channels_are_read_the_least_pruned_first(text, found):
+    assert parse_channels(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "0.5,,0.9", "0", "-0.1", "1.5", "nan", "half", "0.5,0.50"])
+def test_other_channels_are_refused(text):
+    with pytest.raises(ConfigError, match="--channels"):
+        parse_channels(text)
+
+
+def test_levels_of_channels_are_students_that_get_smaller(runner, dreams, tmp_path):
+    arguments = ["sweep", *QUICK[:-2], "--dreams", str(dreams.path), "--out", str(tmp_path / "out")]
+    arguments += ["--channels", "0.25,0.5"]
+
+    plan = runner.invoke(main, [*arguments, "--dry-run", "--json"])
+    result = runner.invoke(main, [*arguments, "--json"])
+    again = runner.invoke(main, [*arguments, "--json"])
+    page = runner.invoke(main, ["report", str(tmp_path / "out"), "-o", str(tmp_path / "page.html")])
+
+    assert result.exit_code == 0, result.stderr
+    assert [level["channels"] for level in json.loads(plan.stdout)["levels"]] == [0.5, 0.25]
+    reports = json.loads(result.stdout)
+    assert [report["config"]["channels"] for report in reports] == [0.5, 0.25]
+    assert [report["sparsity"] for report in reports] == [0.0, 0.0]
+    assert reports[1]["num_weights"] < 0.3 * reports[0]["num_weights"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"c0.5", "c0.25"}
+    assert json.loads(again.stdout) == reports
+    assert page.exit_code == 0, page.stderr
+    text = (tmp_path / "page.md").read_text()
+    assert "without its least important channels" in text
+    assert text.index("50 % of channels") < text.index("25 % of channels")
+    assert "weights set to zero" not in text
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_levels_are_of_one_kind(runner, dreams, tmp_path):
+    result = sweep(runner, "--dreams", dreams.path, "--channels", "0.5", "--out", tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert "--channels 0.5: found --sparsity 0.5,0.9, too" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_level_is_a_run_of_its_own(tiny_teacher, dreams, tmp_path):
