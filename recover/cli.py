@@ -8,6 +8,7 @@ import click
 
 from recover.cli_budget import BUDGET, Budget
 from recover.cli_compare import compare
+from recover.cli_export import export
 from recover.cli_options import (
     AS_JSON,
     DREAMS,
@@ -29,7 +30,6 @@ from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
-    from recover.costs import Costs
     from recover.plan import RecoveryPlan
     from recover.report import RecoveryReport
 
@@ -239,21 +239,11 @@ def _show_report(report: "RecoveryReport") -> None:
         rows,
     )
     if report.student is not None and report.costs is not None:
-        click.echo(_beside_teacher(report.costs))
+        from recover.tables import beside_teacher
+
+        click.echo(beside_teacher(report.costs))
     click.echo(f"student: {report.out}/student.safetensors")
     click.echo(f"report: {report.out}/report.json")
-
-
-def _beside_teacher(costs: "Costs") -> str:
-    from recover.tables import num_bytes
-
-    macs, size = costs.macs_teacher or 0, num_bytes(costs.num_bytes_teacher or 0)
-    return (
-        f"one image costs {costs.macs_dense / 1e6:,.4g} M multiply-adds, in the teacher "
-        f"{macs / 1e6:,.4g} M; its weights take {num_bytes(costs.num_bytes_dense)}, the teacher's "
-        f"{size}; an image takes {1e3 * costs.seconds_student:.3g} ms, the teacher "
-        f"{1e3 * costs.seconds_teacher:.3g} ms (one at a time, {costs.device})"
-    )
 
 
 def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
@@ -299,5 +289,5 @@ def _show_verdict(path: str, record: dict[str, Any]) -> None:
     )
 
 
-for _command in (prune, *SWEEP_COMMANDS, compare):
+for _command in (prune, *SWEEP_COMMANDS, compare, export):
     main.add_command(_command)

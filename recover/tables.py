@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recover.bounds import bound_name, bound_of, comparable
+from recover.costs import Costs
 from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
 from recover.report import STAGES, ClassRecord, RecoveryReport
 from recover.results import Result
@@ -248,3 +249,14 @@ def _size(shape: Sequence[int]) -> int:
     for side in shape:
         size *= side
     return size
+
+
+def beside_teacher(costs: Costs) -> str:
+    """Return what a student of its own size costs, next to its teacher, as a sentence."""
+    macs, size = costs.macs_teacher or 0, num_bytes(costs.num_bytes_teacher or 0)
+    return (
+        f"one image costs {costs.macs_dense / 1e6:,.4g} M multiply-adds, in the teacher "
+        f"{macs / 1e6:,.4g} M; its weights take {num_bytes(costs.num_bytes_dense)}, the teacher's "
+        f"{size}; an image takes {1e3 * costs.seconds_student:.3g} ms, the teacher "
+        f"{1e3 * costs.seconds_teacher:.3g} ms (one at a time, {costs.device})"
+    )
