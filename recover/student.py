@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from recover.config import RecoverConfig
-from shared.architectures import build_network, find_candidate, match_candidate
+from shared.architectures import (
+    NoFitError,
+    build_network,
+    find_candidate,
+    match_candidate,
+    match_resized,
+)
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError, IncompatibleError
 from shared.seeding import derive_seed
@@ -72,8 +78,12 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
         CheckpointError: If they do not fit it.
         IncompatibleError: If they are for other classes or channels than those of ``spec``.
     """
+    candidate = find_candidate(architecture)
     try:
-        match = match_candidate(find_candidate(architecture), checkpoint.tensors)
+        try:
+            match = match_candidate(candidate, checkpoint.tensors)
+        except NoFitError:
+            match = match_resized(candidate, checkpoint.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"--student-weights {checkpoint.path}: {error}") from error
     found = (match.num_classes, match.in_channels)

@@ -22,7 +22,7 @@ from recover.slim import Slimming, require_flow, slimming_of, unit_scores
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
-from shared.teacher import Teacher
+from shared.teacher import Teacher, load_teacher
 
 SHAPE = (3, 8, 8)
 
@@ -210,6 +210,24 @@ def test_all_channels_are_the_teacher(
 
     student = load_student(tmp_path / "out" / "student.safetensors").classifier
     assert student.spec.fingerprint == tiny_teacher.spec.fingerprint
+
+
+def test_a_slim_student_is_taught_on_and_inverted_like_any_other(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
+) -> None:
+    recover_student(slim_config(), tiny_teacher, dreams, None, tmp_path / "slim")
+    file = tmp_path / "slim" / "student.safetensors"
+
+    again = recover_student(
+        quick_config(sparsity=0.0, student="resnet8", student_weights=str(file), steps=2),
+        *(tiny_teacher, dreams, None, tmp_path / "again"),
+    )
+    teacher = load_teacher(file)
+
+    assert again.num_weights == load_student(file).facts["num_weights"]
+    assert teacher.spec.architecture == "resnet8"
+    assert teacher.network.linear.in_features == 32
+    assert teacher.spec.image_shape == tiny_teacher.spec.image_shape
 
 
 def test_features_of_channels_that_are_gone_do_not_count(tiny_teacher: Teacher) -> None:
