@@ -93,7 +93,10 @@ class Budget:
         )
         if setup.group.leads:
             say(f"recover: {remark(choice, is_sweep=num_levels is not None)}")
-        return dataclasses.replace(setup.config, steps=choice.steps)
+        config = setup.config
+        if choice.steps == 0 and config.importance == "fisher":  # which needs steps to go by
+            config = dataclasses.replace(config, importance="magnitude")
+        return dataclasses.replace(config, steps=choice.steps)
 
 
 def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:

@@ -127,7 +127,10 @@ def sweep(
             overwrite=overwrite,
             write=not arguments["dry_run"],
         )
-        configs = [dataclasses.replace(config, steps=base.steps) for config in configs]
+        configs = [
+            dataclasses.replace(config, steps=base.steps, importance=base.importance)
+            for config in configs
+        ]
     if warm_start:
         _refuse_workers(me)
         configs = list(warm_starts(configs))

@@ -27,8 +27,8 @@ class RecoverConfig:
     )
     channels: float | None = option(
         None,
-        "keep this fraction of every layer's channels: a smaller, faster, dense network instead of "
-        "one with zeros in it; nothing else of it is pruned",
+        "instead of setting weights to zero remove channels, until the network computes as little "
+        "as with this fraction of every layer's: it gets smaller, faster, and stays dense",
         above=0,
         max=1,
         metavar="FRACTION",
@@ -37,12 +37,13 @@ class RecoverConfig:
         "magnitude",
         "what makes a weight worth keeping; magnitude: its absolute value; fisher: that times the "
         "root of its mean squared gradient over the last steps (Theis et al. 2018), only with "
-        "--schedule gradual; random: chance, a control",
+        "--schedule gradual, and there the default of --channels; random: chance, a control",
         choices=("magnitude", "fisher", "random"),
     )
     allocation: str = option(
         "global",
-        "how many weights each layer keeps; global: the best of the whole network; uniform: the "
+        "how many weights each layer keeps; global: the best of the whole network (of channels, "
+        "with --importance fisher: those worth most for what they cost); uniform: the "
         "same share everywhere; erk: by the sum of its dimensions (Evci et al. 2020); lamp: "
         "by magnitude relative to the layer's larger weights (Lee et al. 2021)",
         choices=("global", "uniform", "erk", "lamp"),
@@ -223,7 +224,6 @@ class RecoverConfig:
             ("student", None),
             ("warm_start", None),
             ("reconstruct", "none"),
-            ("allocation", "global"),
         ):
             found = getattr(self, name)
             if found != expected:
@@ -231,6 +231,11 @@ class RecoverConfig:
                 raise ConfigError(
                     f"--channels {self.channels:g}: found {flag} {found}, expected one of the two"
                 )
+        if self.allocation not in ("global", "uniform"):
+            raise ConfigError(
+                f"--channels {self.channels:g}: found --allocation {self.allocation}, expected "
+                "global or uniform"
+            )
         if self.repair == "matched":
             raise ConfigError(
                 f"--channels {self.channels:g}: found --repair matched, which compares channel by "

@@ -62,10 +62,13 @@ class Coupling:
         groups: In the order of the forward pass.
         inputs: What each convolution and linear layer takes in, channel by channel, by the name of
             its weight: ``(group, unit)``, or None of a channel that stays.
+        places: How often each of these weights is multiplied with for one image: the positions of
+            what its layer makes, all of its calls together.
     """
 
     groups: tuple[Group, ...]
     inputs: Mapping[str, tuple[tuple[int, int] | None, ...]]
+    places: Mapping[str, int]
 
 
 @torch.no_grad()
@@ -105,8 +108,8 @@ class _Watch(TorchDispatchMode):
         self._computed_with: set[str] = set()  # parameters that go into something else
         self._axes: dict[Axis, Channels] = {}
         self._inputs: dict[str, Channels] = {}
+        self._places: dict[str, int] = {}
         self._follows_widths = False
-        self._padding: list[Channels] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -138,8 +141,8 @@ class _Watch(TorchDispatchMode):
     def follow_widths(self, follows: bool) -> None:  # noqa: FBT001
         """Say whether from now on channels are added by code that sees how many are needed.
 
-        Such code has an attribute ``follows_widths``. It adds as many at one end as at the other,
-        so those of either end are a group of their own.
+        Such code has an attribute ``follows_widths``. It adds them at one end, or as many at one
+        as at the other: then one of either end goes with one of the other.
         """
         self._follows_widths = follows
 
@@ -154,18 +157,13 @@ class _Watch(TorchDispatchMode):
             for position, root in enumerate(self._identities.roots(channels)):
                 if root not in fixed:
                     places.setdefault(root, {}).setdefault(axis, []).append(position)
-        ends = {
-            root: end
-            for end, channels in enumerate(self._padding)
-            for root in self._identities.roots(channels)
-        }
-        alike: dict[tuple[int, tuple[tuple[Axis, int], ...]], list[int]] = {}
+        alike: dict[tuple[tuple[Axis, int], ...], list[int]] = {}
         for root, where in places.items():
             key = tuple((axis, len(positions)) for axis, positions in sorted(where.items()))
-            alike.setdefault((ends.get(root, -1), key), []).append(root)
+            alike.setdefault(key, []).append(root)
         groups: list[Group] = []
         unit_of: dict[int, tuple[int, int]] = {}
-        for (_, key), members in alike.items():
+        for key, members in alike.items():
             unit_of |= {root: (len(groups), unit) for unit, root in enumerate(members)}
             axes = tuple(axis for axis, _ in key)
             units = tuple(np.array([places[root][axis] for root in members]) for axis in axes)
@@ -174,14 +172,14 @@ class _Watch(TorchDispatchMode):
             name: tuple(unit_of.get(root) for root in self._identities.roots(channels))
             for name, channels in self._inputs.items()
         }
-        return Coupling(groups=tuple(groups), inputs=inputs)
+        return Coupling(groups=tuple(groups), inputs=inputs, places=self._places)
 
     def _follow(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor
     ) -> Channels | None:
         """Return what is along the second dimension of ``output``; None if that is not known."""
         if name == "convolution":
-            return self._convolution(*args)
+            return self._convolution(output[0, 0].numel(), *args)
         if name in ("addmm", "mm"):
             bias, x, turned = (None, *args) if name == "mm" else args
             return None if kwargs else self._linear(x, turned, bias)
@@ -204,7 +202,7 @@ class _Watch(TorchDispatchMode):
         return channels if is_known and output.shape[:2] == before[:2] else None
 
     def _convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
+        self, places: int, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
     ) -> Channels | None:
         is_transposed, groups = rest[3], rest[5]
         name, taken = self._names.get(id(weight)), self._channels.get(id(x))
@@ -218,21 +216,22 @@ class _Watch(TorchDispatchMode):
             # A group of channels goes as a whole: those that it takes, and those that it makes.
             for tied in np.hstack((taken.reshape(groups, -1), made.reshape(groups, -1))):
                 self._identities.unite(np.full(len(tied) - 1, tied[0]), tied[1:])
-        return self._makes(name, made, bias)
+        return self._makes(name, made, bias, places)
 
     def _linear(self, x: Tensor, turned: Tensor, bias: Tensor | None) -> Channels | None:
         name = self._turned.get(id(turned))
         if name is None or x.dim() != 2:
             return None
         self._takes(name, self._channels.get(id(x)))
-        return self._makes(name, self._identities.new(turned.shape[1]), bias)
+        return self._makes(name, self._identities.new(turned.shape[1]), bias, places=1)
 
     def _takes(self, name: str, taken: Channels | None) -> None:
         if taken is not None:
             self._at((name, 1), taken)
             self._inputs.setdefault(name, taken)
 
-    def _makes(self, name: str, made: Channels, bias: Tensor | None) -> Channels:
+    def _makes(self, name: str, made: Channels, bias: Tensor | None, places: int) -> Channels:
+        self._places[name] = self._places.get(name, 0) + places
         self._at((name, 0), made)
         if bias is not None and id(bias) in self._names:
             self._at((self._names[id(bias)], 0), made)
@@ -288,7 +287,8 @@ class _Watch(TorchDispatchMode):
             return None
         is_fixed = not self._follows_widths
         before, after = (self._identities.new(number, fixed=is_fixed) for number in pad[-2:])
-        self._padding += [before, after]
+        if len(before) == len(after):
+            self._identities.unite(before, after)
         return side_by_side((before, channels, after))
 
     def _at(self, axis: Axis, channels: Channels) -> None:

@@ -6,6 +6,7 @@ every layer keeps the same share. What is left is a dense network, for any runti
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
+from recover.worth import LEAST_SHARE, highest, unit_scores, worth_most
 from shared.architectures import resize
 from shared.errors import IncompatibleError
 from shared.seeding import generator
@@ -72,6 +74,7 @@ class Slimming:
     ) -> None:
         coupling = coupled_channels(copy.deepcopy(network).cpu(), image_shape)
         self._groups, self._inputs = coupling.groups, coupling.inputs
+        self._places = coupling.places
         self._is_free = [not any(name in whole for name, _ in g.axes) for g in self._groups]
         if not any(self._is_free):
             raise IncompatibleError(
@@ -91,6 +94,7 @@ class Slimming:
         fraction: float,
         *,
         squared_gradients: Mapping[str, Tensor] | None = None,
+        by_worth: bool = False,
         seed: int | None = None,
     ) -> Cut:
         """Return what to cut, so that each group has ``fraction`` of its units left, at least one.
@@ -101,19 +105,22 @@ class Slimming:
             network: With the channels that are left; unchanged.
             fraction: In (0, 1], of the number at the start, rounded. What is gone stays gone.
             squared_gradients: Weighs squared weights with them instead of layer by layer.
+            by_worth: With ``squared_gradients``, let layers keep other shares than that: units go
+                by what is lost with each of their multiply-adds, until as few of these are left.
             seed: Of a random choice instead, the control experiment.
         """
-        for number, (group, units) in enumerate(zip(self._groups, self.kept, strict=True)):
-            wanted = max(1, round(fraction * len(group)))
-            if wanted >= len(units) or not self._is_free[number]:
-                continue
-            if seed is None:
-                scores = unit_scores(network, self._places_now(number), squared_gradients)
-            else:
-                draws = generator(seed, "channels", number)
-                scores = torch.rand(len(group), generator=draws)[torch.from_numpy(units)]
-            best = scores.argsort(descending=True, stable=True)[:wanted]
-            self.kept[number] = units[best.sort().values.numpy()]
+        wanted = [
+            max(1, round(fraction * len(group))) if is_free else len(group)
+            for group, is_free in zip(self._groups, self._is_free, strict=True)
+        ]
+        if squared_gradients is not None and by_worth:
+            best = self._worth_most(network, squared_gradients, wanted)
+        else:
+            best = [
+                highest(self._scores(network, number, squared_gradients, seed), count)
+                for number, count in enumerate(wanted)
+            ]
+        self.kept = [units[stays] for units, stays in zip(self.kept, best, strict=True)]
         before, self._left = self._left, self._positions_left()
         return Cut(
             {
@@ -142,6 +149,7 @@ class Slimming:
             network,
             fraction or config.channels or 1.0,
             squared_gradients=squared_gradients,
+            by_worth=config.allocation == "global",
             seed=config.seed if config.importance == "random" else None,
         )
 
@@ -174,10 +182,66 @@ class Slimming:
             state.update(units.tobytes())
         return int.from_bytes(state.digest(), "little") >> 1
 
-    def _positions_left(self) -> dict[Axis, Positions]:
+    def _scores(
+        self,
+        network: nn.Module,
+        number: int,
+        squared_gradients: Mapping[str, Tensor] | None,
+        seed: int | None,
+    ) -> Tensor:
+        if seed is None:
+            return unit_scores(network, self._places_now(number), squared_gradients)
+        draws = torch.rand(len(self._groups[number]), generator=generator(seed, "channels", number))
+        return draws[torch.from_numpy(self.kept[number])]
+
+    def _worth_most(
+        self, network: nn.Module, squared_gradients: Mapping[str, Tensor], wanted: Sequence[int]
+    ) -> list[Positions]:
+        """Return which of each group's units stay, so that all cost what ``wanted`` of each would.
+
+        Of every group, :data:`LEAST_SHARE` of those stay.
+        """
+        shapes = {name: p.shape for name, p in network.named_parameters() if name in self._places}
+        full = {
+            name: [self._sizes.get((name, dim), size) for dim, size in enumerate(shape)]
+            for name, shape in shapes.items()
+        }
+
+        def macs(kept: Sequence[Positions]) -> int:
+            left = self._positions_left(kept)
+            return sum(
+                self._places[name]
+                * math.prod(
+                    len(left[name, dim]) if (name, dim) in left else size
+                    for dim, size in enumerate(shape)
+                )
+                for name, shape in full.items()
+            )
+
+        worth = []
+        for number in range(len(self._groups)):
+            now = self._places_now(number)
+            price = sum(
+                self._places[name] * math.prod(shapes[name]) // shapes[name][dim] * places.shape[1]
+                for (name, dim), places in now.items()
+                if name in shapes
+            )
+            worth.append(unit_scores(network, now, squared_gradients) / price)
+        least = [
+            max(1, round(LEAST_SHARE * count)) if is_free else len(units)
+            for count, units, is_free in zip(wanted, self.kept, self._is_free, strict=True)
+        ]
+        return worth_most(
+            worth,
+            least,
+            cost=lambda best: macs([u[b] for u, b in zip(self.kept, best, strict=True)]),
+            budget=macs([np.arange(count) for count in wanted]),
+        )
+
+    def _positions_left(self, kept: Sequence[Positions] | None = None) -> dict[Axis, Positions]:
         """Return which of the positions at the start are still there, ascending, by axis."""
         stays = {axis: np.ones(size, dtype=bool) for axis, size in self._sizes.items()}
-        for group, units in zip(self._groups, self.kept, strict=True):
+        for group, units in zip(self._groups, kept or self.kept, strict=True):
             gone = np.setdiff1d(np.arange(len(group)), units)
             for axis, places in zip(group.axes, group.units, strict=True):
                 stays[axis][places[gone].reshape(-1)] = False
@@ -190,36 +254,6 @@ class Slimming:
             axis: np.searchsorted(self._left[axis], places[units])
             for axis, places in zip(group.axes, group.units, strict=True)
         }
-
-
-@torch.no_grad()
-def unit_scores(
-    network: nn.Module,
-    places: Mapping[Axis, Positions],
-    squared_gradients: Mapping[str, Tensor] | None = None,
-) -> Tensor:
-    """Return how much each unit of a group matters, float64 ``(units,)`` on the CPU.
-
-    The squared norm of the weights that make or take its channels, in each layer relative to the
-    group's mean, so that no layer outweighs the others (Fang et al. 2023, section 3.3). With
-    ``squared_gradients`` the sum of squared weights times these: what the loss would lose (Theis et
-    al. 2018, arXiv:1801.05787).
-    """
-    parameters = dict(network.named_parameters())
-    total = torch.zeros(len(next(iter(places.values()))), dtype=torch.float64)
-    for (name, dim), positions in places.items():
-        weight = parameters.get(name)
-        if weight is None or weight.dim() < 2:
-            continue
-        squares = weight.detach().double().square()
-        if squared_gradients is not None:
-            squares = squares * squared_gradients[name].double()
-        norms = squares.transpose(0, dim).flatten(1).sum(1).cpu()
-        share = norms[torch.from_numpy(positions)].sum(1)
-        if squared_gradients is None:
-            share = share / share.mean().clamp_min(torch.finfo(torch.float64).tiny)
-        total += share
-    return total
 
 
 def slimming_of(origin: Teacher, config: RecoverConfig) -> Slimming | None:

@@ -250,7 +250,10 @@ def test_padding_with_a_number_of_ones_own_stays_and_ours_follows() -> None:
     assert sizes(stays)["first.weight"] == 8
     assert [at for at in stays.inputs["second.weight"] if at is None] == [None] * 4
     rows = [len(g) for g in follows.groups if ("layer2.0.conv2.weight", 0) in g.axes]
-    assert sorted(rows) == [8, 8, 16]  # before, behind, and what comes from the stage before
+    assert sorted(rows) == [
+        8,
+        16,
+    ]  # new ones in pairs, and the old ones
     require_exact_cut(build_network("resnet8", num_classes=4), SHAPE, 0.3)
 
 

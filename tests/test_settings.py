@@ -73,3 +73,23 @@ def test_with_all_of_it_given_there_is_nothing_to_remark() -> None:
 )
 def test_folders_are_named_after_student_and_sparsity(changes: dict[str, Any], suffix: str) -> None:
     assert default_suffix(RecoverConfig(**changes)) == suffix
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "importance"),
+    [
+        ("default", {}, "fisher"),
+        ("default", {"schedule": "one-shot"}, "magnitude"),
+        ("default", {"steps": 0}, "magnitude"),
+        ("default", {"importance": "random"}, "random"),
+        ("tripurwar2025", {}, "magnitude"),
+        ("tripurwar2025", {"schedule": "gradual"}, "fisher"),
+    ],
+)
+def test_channels_go_by_gradients_where_there_are_some(
+    preset: str, given: dict[str, Any], importance: str
+) -> None:
+    config = config_of(preset, channels=0.5, **given)
+
+    assert (config.sparsity, config.importance) == (0, importance)
+    assert default_suffix(config) == "-c0.5"

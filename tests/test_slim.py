@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ import pytest
 import torch
 from conftest import blobs
 from dreamset_fixtures import tiny_spec
+from numpy.typing import NDArray
 from recover_fixtures import begin_distillation, blob_dreams, quick_config
 from torch import Tensor, nn
 
 from recover.config import RecoverConfig
+from recover.costs import count_macs
 from recover.examine import examine_student
 from recover.export import load_student
 from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at
-from recover.slim import Slimming, require_flow, slimming_of, unit_scores
+from recover.slim import Slimming, require_flow, slimming_of
+from recover.worth import unit_scores, worth_most
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
@@ -70,6 +74,47 @@ def test_scores_are_shares_of_every_layer_or_what_the_loss_would_lose() -> None:
     expected = (rows.square() * squares["0.weight"]).sum((1, 2, 3))
     expected += (columns.square() * squares["2.weight"]).sum((0, 2, 3))
     assert torch.allclose(losses, expected)
+
+
+def test_the_units_worth_most_are_kept_within_the_budget() -> None:
+    """Every unit costs one: the budget is a number, and the best of all groups win."""
+    worth = [torch.tensor([5.0, 1.0, 3.0]), torch.tensor([4.0, 2.0, 6.0, 0.5])]
+
+    def count(kept: Sequence[NDArray[np.int64]]) -> int:
+        return sum(map(len, kept))
+
+    kept = {budget: worth_most(worth, (1, 1), count, budget) for budget in (7, 4, 3, 2, 0)}
+
+    found = {budget: [units.tolist() for units in groups] for budget, groups in kept.items()}
+    assert found == {
+        7: [[0, 1, 2], [0, 1, 2, 3]],
+        4: [[0, 2], [0, 2]],
+        3: [[0], [0, 2]],
+        2: [[0], [2]],
+        0: [[0], [2]],  # what each keeps in any case
+    }
+
+
+def test_by_worth_a_student_computes_no_more_than_with_equal_shares(tiny_teacher: Teacher) -> None:
+    image, macs = torch.zeros(1, *SHAPE), {}
+    for by_worth in (False, True):
+        network = copy.deepcopy(tiny_teacher.network)
+        slimming = Slimming(network, SHAPE)
+        draws = torch.Generator().manual_seed(0)
+        squares = {
+            name: torch.rand(p.shape, generator=draws) ** 8
+            for name, p in network.named_parameters()
+        }
+        for fraction in (0.9, 0.6, 0.5):
+            cut = slimming.cut(network, fraction, squared_gradients=squares, by_worth=by_worth)
+            cut.apply(network)
+            squares = {name: cut.of(name, each) for name, each in squares.items()}
+        macs[by_worth] = count_macs(network, image)[0]
+        shares = [len(u) / len(g) for u, g in zip(slimming.kept, slimming._groups, strict=True)]
+
+    assert 0.9 * macs[False] < macs[True] <= macs[False]
+    assert max(shares) > 0.55 > 0.45 > min(shares)
+    assert min(shares) > 0.15  # two fifths of the half, in whole channels
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.9, 0.5, 0.26, 1e-6])

@@ -1,0 +1,78 @@
+"""How much channels matter, and which of them to keep where only so much may be computed."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recover.coupling import Axis
+
+Positions = NDArray[np.int64]
+LEAST_SHARE = 0.4  # that a layer keeps of what it would keep if all kept the same share
+
+
+def highest(scores: Tensor, number: int) -> Positions:
+    """Return where the highest scores are, ascending; among equals the first ones."""
+    best: Positions = scores.argsort(descending=True, stable=True)[:number].sort().values.numpy()
+    return best
+
+
+@torch.no_grad()
+def unit_scores(
+    network: nn.Module,
+    places: Mapping[Axis, Positions],
+    squared_gradients: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Return how much each unit of a group matters, float64 ``(units,)`` on the CPU.
+
+    The squared norm of the weights that make or take its channels, in each layer relative to the
+    group's mean, so that no layer outweighs the others (Fang et al. 2023, section 3.3). With
+    ``squared_gradients`` the sum of squared weights times these: what the loss would lose (Theis et
+    al. 2018, arXiv:1801.05787).
+    """
+    parameters = dict(network.named_parameters())
+    total = torch.zeros(len(next(iter(places.values()))), dtype=torch.float64)
+    for (name, dim), positions in places.items():
+        weight = parameters.get(name)
+        if weight is None or weight.dim() < 2:
+            continue
+        squares = weight.detach().double().square()
+        if squared_gradients is not None:
+            squares = squares * squared_gradients[name].double()
+        norms = squares.transpose(0, dim).flatten(1).sum(1).cpu()
+        share = norms[torch.from_numpy(positions)].sum(1)
+        if squared_gradients is None:
+            share = share / share.mean().clamp_min(torch.finfo(torch.float64).tiny)
+        total += share
+    return total
+
+
+def worth_most(
+    worth: Sequence[Tensor],
+    least: Sequence[int],
+    cost: Callable[[Sequence[Positions]], int],
+    budget: int,
+) -> list[Positions]:
+    """Return which units of each group to keep: those worth most, as many as the budget allows.
+
+    Args:
+        worth: Of each group's units, comparable between groups.
+        least: How many each group keeps in any case.
+        cost: Of what is kept; more cost no less.
+        budget: The most that may be spent; exceeded only where ``least`` does.
+    """
+
+    def kept_above(threshold: float) -> list[Positions]:
+        counts = [int((values >= threshold).sum()) for values in worth]
+        return [
+            highest(values, max(count, fewest))
+            for values, count, fewest in zip(worth, counts, least, strict=True)
+        ]
+
+    thresholds = torch.cat(tuple(worth)).sort().values.tolist()
+    thresholds.append(float("inf"))
+    place = bisect_left(thresholds, True, key=lambda t: cost(kept_above(t)) <= budget)
+    return kept_above(thresholds[min(place, len(thresholds) - 1)])
