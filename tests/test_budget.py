@@ -267,10 +267,11 @@ def test_a_run_that_was_killed_goes_on_with_the_steps_it_began_with(
     assert ours.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.parametrize("more", [(), ("--channels", "0.5"), ("--importance", "fisher")], ids=str)
 def test_too_little_time_repairs_only(
-    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace], more: tuple[str, ...]
 ) -> None:
-    result = call(runner, dreams, tmp_path / "out", "--budget", "30s", "--json")
+    result = call(runner, dreams, tmp_path / "out", "--budget", "30s", "--json", *more)
 
     assert result.exit_code == 0, result.output
     assert "too short to distil" in result.stderr
