@@ -45,7 +45,8 @@ class Pace:
 
     def seconds(self, config: RecoverConfig, steps: int) -> float:
         """Return what a run of ``steps`` steps takes, pruned as the config says."""
-        last = last_pruning_step(dataclasses.replace(config, steps=steps))
+        # No step at all is refused where gradients decide what to keep.
+        last = last_pruning_step(dataclasses.replace(config, steps=steps, importance="magnitude"))
         num_prunings = last // config.prune_every + 1
         return self.aside + steps * self.step + num_prunings * self.pruning
 
