@@ -16,19 +16,22 @@ demo: .venv/.demo
 		--eval-data demo/digits/test --out demo/recovered --overwrite
 	@echo 'contact sheet of the dreams: demo/dreams.png'
 
+# A process per core: every test computes with one thread. Files stay together, for what they share.
+PYTEST := -m pytest --numprocesses auto --dist loadfile
+
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 # The oldest versions that pyproject.toml admits, in an environment of their own. What they warn of
 # is deprecated by packages that are newer than they are.
 oldest: .venv-oldest/.test
-	.venv-oldest/bin/python -m pytest -W ignore::DeprecationWarning
+	.venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 docs: .venv/.test
 	$(BIN)/python benchmarks/write_cli_docs.py docs/cli.md

@@ -158,12 +158,11 @@ class Distillation:
             )
         self._loss_sum.zero_()
         self._loss_count = 0
-        return {
-            "step": self.step,
-            "loss": loss,
-            "sparsity": self.masks.sparsity,
-            "lr": learning_rate(self._config, self.step - 1),
-        }
+        level = {"sparsity": self.masks.sparsity}
+        if self._slimming is not None:
+            level = {"channels": channels_at(self._config, self.step - 1)}
+        rate = learning_rate(self._config, self.step - 1)
+        return {"step": self.step, "loss": loss, **level, "lr": rate}
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, for :meth:`restore`."""
@@ -281,7 +280,7 @@ def distill(
             if finished or run.step % STEPS_PER_ROW == 0:
                 row = run.row()
                 journal.add(row)
-                facts = {name: row[name] for name in ("loss", "sparsity")}
+                facts = {name: value for name, value in row.items() if name not in ("step", "lr")}
             stop = run.group.any(interrupted())
             now = time.monotonic()
             # The last one spares a run that is killed while it is judged all its steps.

@@ -21,6 +21,7 @@ CLIS = {
     "recover/cli.py",
     "recover/cli_budget.py",
     "recover/cli_compare.py",
+    "recover/cli_export.py",
     "recover/cli_prune.py",
     "recover/cli_options.py",
     "recover/cli_sweep.py",
