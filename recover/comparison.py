@@ -14,7 +14,7 @@ import torch
 from recover.measures import remark_on_counts
 from recover.report import StageRecord
 from recover.results import Result, find_results, require_one_teacher
-from recover.tables import NOTHING, Table, percent
+from recover.tables import NOTHING, Table, level_of, percent
 
 LEAST_RANKED = 3  # two runs are in the same order or in the opposite one, which says nothing
 
@@ -90,11 +90,11 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 def comparison_table(comparison: Comparison) -> Table:
     """Return one row per run, the best first."""
     rows = tuple(
-        (str(result.folder), f"{100 * result.report.sparsity:.4g} %", *_figures(result))
+        (str(result.folder), level_of(result.report), *_figures(result))
         for result in comparison.results
     )
     columns = (
-        *("run", "sparsity", "score", "±", "agreement on held-out dreams", "on varied ones"),
+        *("run", "pruned to", "score", "±", "agreement on held-out dreams", "on varied ones"),
         *("KL, nats", "accuracy on real images"),
     )
     return Table(title="Runs by score, the best first", columns=columns, rows=rows)
@@ -119,6 +119,7 @@ def _record(result: Result) -> dict[str, Any]:
     return {
         "folder": str(result.folder),
         "sparsity": result.report.sparsity,
+        "channels": result.report.config.get("channels"),
         **{name: getattr(stage, name) for name in (*names, "divergence", "accuracy")},
     }
 
@@ -140,9 +141,9 @@ def _correlation(ranked: Sequence[Result]) -> float | None:
 
 
 def _correlation_at_level(ranked: Sequence[Result]) -> float | None:
-    levels: dict[float, list[Result]] = {}
+    levels: dict[str, list[Result]] = {}
     for result in ranked:
-        levels.setdefault(result.report.sparsity, []).append(result)
+        levels.setdefault(level_of(result.report), []).append(result)
     known = [found for runs in levels.values() if (found := _correlation(runs)) is not None]
     return round(sum(known) / len(known), 6) if known else None
 

@@ -78,12 +78,18 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
     return Table(title=what_is_measured(results), columns=tuple(columns), rows=tuple(rows))
 
 
+def level_of(report: RecoveryReport) -> str:
+    """Return what was pruned of the student's network: ``90 %``, or ``50 % of channels``."""
+    if report.config.get("channels") is not None:
+        return str(report.student)
+    return f"{100 * report.sparsity:.4g} %"
+
+
 def _label(result: Result) -> str:
     report = result.report
-    level = f"{100 * report.sparsity:.4g} %"
-    if report.student is None:
-        return level
-    return f"{report.student} {level}" if report.sparsity else report.student
+    if isinstance(report.config.get("student"), str):
+        return f"{report.student} {level_of(report)}" if report.sparsity else str(report.student)
+    return level_of(report)
 
 
 def costs_table(results: Sequence[Result]) -> Table | None:
