@@ -14,9 +14,15 @@ from typing import Any
 from torch import nn
 
 from shared.architectures import (
+    cifar_densenet,
+    cifar_mobilenets,
+    deep_stem_resnet,
+    dla,
     gentle_stem,
     he_resnet,
     mobilenet,
+    preact_resnet,
+    resnext,
     stem_resnet,
     torchvision_models,
     vgg,
@@ -35,7 +41,8 @@ ARCHITECTURES: dict[str, Candidate] = {
     candidate.name: candidate
     for family in (
         *(torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet),
-        gentle_stem,
+        *(gentle_stem, preact_resnet, cifar_mobilenets, cifar_densenet, deep_stem_resnet),
+        *(resnext, dla),
     )
     for candidate in family.CANDIDATES
 }
