@@ -1,7 +1,8 @@
 """Fewer channels: a network that is smaller and faster everywhere, and in nothing else special.
 
-Whole channels are removed, with all weights that make or take them, those that matter least first:
-every layer keeps the same share. What is left is a dense network, for any runtime.
+Whole channels are removed, with all weights that make or take them: in every layer the same share,
+those that matter least, or in all layers those that matter least for what they cost. What is left
+is a dense network, for any runtime.
 """
 
 import copy
@@ -99,7 +100,7 @@ class Slimming:
     ) -> Cut:
         """Return what to cut, so that each group has ``fraction`` of its units left, at least one.
 
-        From then on they count as gone.
+        From then on the others count as gone.
 
         Args:
             network: With the channels that are left; unchanged.
