@@ -16,7 +16,6 @@ from torch import nn
 from shared.architectures import (
     cifar_densenet,
     cifar_mobilenets,
-    deep_stem_resnet,
     dla,
     gentle_stem,
     he_resnet,
@@ -41,7 +40,7 @@ ARCHITECTURES: dict[str, Candidate] = {
     candidate.name: candidate
     for family in (
         *(torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet),
-        *(gentle_stem, preact_resnet, cifar_mobilenets, cifar_densenet, deep_stem_resnet),
+        *(gentle_stem, preact_resnet, cifar_mobilenets, cifar_densenet),
         *(resnext, dla),
     )
     for candidate in family.CANDIDATES

@@ -1,4 +1,4 @@
-"""ImageNet's ResNet-18/34/50 with a stem for 32x32 images: 3x3, stride 1, no max pooling.
+"""ImageNet's ResNets with a stem for 32x32 images: 3x3, stride 1, no max pooling.
 
 ``cifar_resnet18`` has torchvision's tensor names, ``kuangliu_resnet18`` those of
 kuangliu/pytorch-cifar (``shortcut.0``, ``linear``).
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from shared.architectures.candidate import Candidate
 from shared.architectures.he_resnet import BasicBlock, SmallResNet, make_shortcut
 
-NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+NUM_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 class Bottleneck(nn.Module):
@@ -39,7 +45,7 @@ class Bottleneck(nn.Module):
 
 
 def stem_resnet(num_classes: int, *, depth: int, skip: str, head: str) -> SmallResNet:
-    """Return the ResNet of ``depth`` 18, 34 or 50 with the CIFAR stem."""
+    """Return the ResNet of that ``depth`` with the CIFAR stem."""
     block, expansion = (BasicBlock, 1) if depth < 50 else (Bottleneck, 4)
     return SmallResNet(
         block,
@@ -54,11 +60,11 @@ def stem_resnet(num_classes: int, *, depth: int, skip: str, head: str) -> SmallR
 
 
 def _candidate(name: str, depth: int, skip: str, head: str) -> Candidate:
-    return Candidate(
-        name=name,
-        build=partial(stem_resnet, depth=depth, skip=skip, head=head),
-        marker=(f"layer4.0.{skip}.0.weight", 512 if depth < 50 else 2048),
-    )
+    marker = (f"layer4.0.{skip}.0.weight", 512 if depth < 50 else 2048)
+    if depth > 50 and skip == "downsample":  # torchvision's networks have that one, too
+        marker = (f"layer3.{NUM_BLOCKS[depth][2] - 1}.conv3.weight", 1024)
+    build = partial(stem_resnet, depth=depth, skip=skip, head=head)
+    return Candidate(name=name, build=build, marker=marker)
 
 
 CANDIDATES = (
