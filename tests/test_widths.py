@@ -1,6 +1,7 @@
 """Networks of other widths than their architecture's: built from the shapes of their tensors."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from recover.slim import Slimming
-from shared.architectures import build_network, resize
+from shared.architectures import build_network, find_candidate, resize
 from shared.checkpoint import Checkpoint
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, ConfigError
 from shared.teacher import Teacher, teacher_from_checkpoint
 
 
@@ -67,6 +68,26 @@ def test_somebodys_narrow_network_is_recognised() -> None:
     assert teacher.spec.architecture == "resnet18"
     assert teacher.network.fc.in_features == 256
     assert teacher.spec.num_classes == 3
+
+
+def test_a_head_of_ones_own_network_that_takes_other_features_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing but the head differs: it fits its own tensors, and not what comes before."""
+    (tmp_path / "own_widths.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tensors = find_candidate("own_widths:make").build(5).state_dict()
+    tensors["4.weight"] = torch.zeros(5, 6)
+
+    with pytest.raises(ConfigError, match="does not take images of 16x16"):
+        teacher_from_checkpoint(
+            Checkpoint(tensors=tensors, metadata={}), architecture="own_widths:make", image_size=16
+        )
 
 
 def test_widths_that_do_not_follow_each_other_are_no_network() -> None:

@@ -125,21 +125,19 @@ def match_resized(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match:
     """
     skeleton = _skeleton(candidate, tensors)
     found = comparable(tensors, left_out=candidate.left_out)
-    _compare_names(candidate.name, comparable(with_plain_names(skeleton.state_dict())), found)
+    usual = comparable(with_plain_names(skeleton.state_dict()))
+    _compare_names(candidate.name, usual, found)
     resized_candidate = replace(candidate, build=partial(_build_resized, candidate, found))
     try:
         match = match_candidate(resized_candidate, tensors)
         _require_flow(match)
     except ValueError as error:
         raise NoFitError(f"{candidate.name}: {error}", 1) from error
-    first, expected = next(
-        (name, shape)
-        for name, shape in comparable(with_plain_names(skeleton.state_dict())).items()
-        if shape != found[name] and shape[:1] != (_PROBE_CLASSES,)
-    )
+    others = [name for name, shape in usual.items() if shape != found[name]]
+    first = next((name for name in others if usual[name][0] != _PROBE_CLASSES), others[0])
     note = (
         f"took {candidate.name}, but with other widths: {first} is {found[first]} instead of "
-        f"{expected}"
+        f"{usual[first]}"
     )
     return replace(match, assumptions=(*match.assumptions, note))
 
