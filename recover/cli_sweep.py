@@ -20,7 +20,7 @@ from recover.cli_options import (
     recovery_options,
     warn,
 )
-from recover.settings import student_suffix
+from recover.settings import DEFAULT_LEVELS, student_suffix
 from shared.cli import command_line, emit, format_duration, say, show_table
 from shared.cli_progress import progress_display
 from shared.errors import ConfigError
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from recover.sweep import Level
     from recover.tables import Table
     from shared.workers import Worker
-
-
-DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities
 
 
 @click.command()
@@ -98,7 +95,7 @@ def sweep(
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
     from recover.preparation import prepare
-    from recover.sweep import finished_results, plan_levels, run_sweep
+    from recover.sweep import asked_levels, finished_results, plan_levels, run_sweep
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device
@@ -108,7 +105,7 @@ def sweep(
     time_given = Budget(budget, arguments["steps"])
     me, local_rank = find_worker(worker)
     overwrite, mismatch = arguments["overwrite"], arguments["allow_teacher_mismatch"]
-    levels = _levels(sparsities, channels)
+    levels = asked_levels(sparsities, channels)
     base = recovery_config(preset, {**arguments, **levels[-1]})
     base = dataclasses.replace(base, device=str(resolve_device(base.device, local_rank)))
     configs = [dataclasses.replace(base, **level) for level in levels]
@@ -216,25 +213,6 @@ def report(
 
 
 SWEEP_COMMANDS = (sweep, report)
-
-
-def _levels(sparsities: str | None, channels: str | None) -> list[dict[str, Any]]:
-    """Return what each level sets in the config, the least pruned first.
-
-    Raises:
-        ConfigError: If both kinds are given, or a list makes no sense.
-    """
-    from recover.sweep import parse_channels, parse_sparsities
-
-    if channels is None:
-        found = parse_sparsities(sparsities or DEFAULT_LEVELS)
-        return [{"sparsity": sparsity} for sparsity in found]
-    if sparsities is not None:
-        raise ConfigError(
-            f"--channels {channels}: found --sparsity {sparsities}, too; expected levels of one "
-            "kind, such as two sweeps and one report of both"
-        )
-    return [{"channels": fraction, "sparsity": 0.0} for fraction in parse_channels(channels)]
 
 
 def _refuse_workers(me: "Worker") -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from recover.config import PRESETS, RecoverConfig
 
+DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities of a sweep
+
 # A student of its own architecture is small already: it is pruned when somebody asks for it.
 ANOTHER_STUDENT: Mapping[str, Any] = {"sparsity": 0.0}
 # So is one with fewer channels. What to remove is best told by the gradients of the steps, where

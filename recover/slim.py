@@ -14,20 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
-from recover.worth import LEAST_SHARE, highest, unit_scores, worth_most
+from recover.worth import LEAST_SHARE, Positions, highest, unit_scores, worth_most
 from shared.architectures import resize
 from shared.errors import IncompatibleError
 from shared.seeding import generator
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher
-
-Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

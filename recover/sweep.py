@@ -11,6 +11,7 @@ from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments
 from recover.pipeline import recover_student
 from recover.results import Result, read_report, read_result
+from recover.settings import DEFAULT_LEVELS
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
@@ -49,6 +50,23 @@ class Level:
         if channels is not None:
             return f"{100 * channels:.4g} % of channels"
         return f"{100 * self.sparsity:.4g} %"
+
+
+def asked_levels(sparsities: str | None, channels: str | None) -> list[dict[str, Any]]:
+    """Return what each level sets in the config, the least pruned first.
+
+    Raises:
+        ConfigError: If both kinds are given, or a list makes no sense.
+    """
+    if channels is None:
+        found = parse_sparsities(sparsities or DEFAULT_LEVELS)
+        return [{"sparsity": sparsity} for sparsity in found]
+    if sparsities is not None:
+        raise ConfigError(
+            f"--channels {channels}: found --sparsity {sparsities}, too; expected levels of one "
+            "kind, such as two sweeps and one report of both"
+        )
+    return [{"channels": fraction, "sparsity": 0.0} for fraction in parse_channels(channels)]
 
 
 def parse_sparsities(text: str) -> tuple[float, ...]:
