@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recover.config import PRESETS, RecoverConfig
+from recover.config import RecoverConfig
+from recover.presets import PRESETS
 from recover.settings import base_settings, remark_on_student
 from shared.cli import say
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options

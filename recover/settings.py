@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from recover.config import PRESETS, RecoverConfig
+from recover.config import RecoverConfig
+from recover.presets import PRESETS
 
 DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities of a sweep
 
@@ -36,7 +37,7 @@ def base_settings(preset: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     student is not pruned unless a flag says so.
 
     Args:
-        preset: Name in :data:`recover.config.PRESETS`.
+        preset: Name in :data:`recover.presets.PRESETS`.
         arguments: By field of the config; None where not given.
     """
     return {**_from_scratch(arguments), **PRESETS[preset], **_smaller(preset, arguments)}

@@ -30,7 +30,9 @@ CLIS = {
     "shared/cli_progress.py",
 }
 ONLY_IN = {"click": CLIS, "rich": CLIS, "h5py": {"shared/shards.py", "shared/opener.py"}}
-TORCH_FREE = {"dreamforge/config.py", "recover/config.py", "shared/config.py"} | CLIS
+TORCH_FREE = {
+    *("dreamforge/config.py", "recover/config.py", "recover/presets.py", "shared/config.py")
+} | CLIS
 
 
 def imported_packages(tree: ast.AST) -> set[str]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from recover.config import PRESETS, USUAL_RATE, RecoverConfig
+from recover.config import USUAL_RATE, RecoverConfig
+from recover.presets import PRESETS
 from recover.rate import LEAST_FACTOR, USUAL_SCALE, usual_rate, weight_scale
 from recover.schedule import learning_rate
 from shared.teacher import Teacher

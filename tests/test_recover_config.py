@@ -1,6 +1,7 @@
 import pytest
 
-from recover.config import PRESETS, PRUNING_OPTIONS, RecoverConfig
+from recover.config import PRUNING_OPTIONS, RecoverConfig
+from recover.presets import PRESETS
 from shared.cli_options import build_config
 from shared.errors import ConfigError
 

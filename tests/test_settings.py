@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from recover.config import PRESETS, RecoverConfig
+from recover.config import RecoverConfig
+from recover.presets import PRESETS
 from recover.settings import (
     FROM_SCRATCH,
     base_settings,
