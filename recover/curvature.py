@@ -54,8 +54,5 @@ class SquaredGradients:
     def restore(self, means: Mapping[str, Tensor]) -> None:
         """Go on from the ``means`` of a checkpoint."""
         self.means = {
-            name: average.new_empty(means[name].shape).copy_(means[name])
-            if average.shape != means[name].shape
-            else average.copy_(means[name])
-            for name, average in self.means.items()
+            name: means[name].to(average, copy=True) for name, average in self.means.items()
         }
