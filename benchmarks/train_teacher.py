@@ -3,15 +3,17 @@
     python benchmarks/train_teacher.py --data DIR --arch resnet18 --out teacher.safetensors
     python benchmarks/train_teacher.py --data cifar10:ROOT --arch cifar_vgg19_bn --out v.safetensors
 
-DIR holds train/ and test/, each with a folder per class; ROOT is torchvision's folder of CIFAR-10.
-Images of another size are made to fit. SGD with Nesterov momentum, a one-cycle learning rate,
-random flips and shifts on the device; the accuracy reported is the last epoch's.
+DIR holds train/ and test/, each with a folder per class, or for a network of several findings
+train.csv and test.csv (see shared/findings.py); ROOT is torchvision's folder of CIFAR-10. Images
+of another size are made to fit. SGD with Nesterov momentum, a one-cycle learning rate, random flips
+and shifts on the device; the accuracy reported is the last epoch's.
 
 Interrupted, or killed, the same command goes on from the checkpoint beside --out (.part); on one
 thread of a CPU the result has the bits of an undisturbed run.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -22,10 +24,11 @@ from typing import Any
 import torch
 from part_file import PartFile, part_path
 from runner import command_line, ending_well
-from torch import Tensor, nn
+from torch import nn
 from training import Recipe, Training
 
 from recover.interrupt import interrupts_deferred
+from shared.answers import settle_answers
 from shared.architectures import build_network, find_candidate
 from shared.architectures.renaming import renamed_by_position
 from shared.checkpoint import load_checkpoint, save_network
@@ -33,10 +36,11 @@ from shared.device import compute_dtype, describe_device, resolve_device
 from shared.errors import ConfigError, InterruptedRunError
 from shared.evaldata import EvalData, list_classes, read_cifar10, read_image_folder
 from shared.files import remove_stale_temporaries
+from shared.findings import finding_names, open_findings
 from shared.images import to_pixels
 from shared.metrics import accuracy, predict
 from shared.seeding import derive_seed, generator
-from shared.spec import TeacherSpec
+from shared.spec import NONE, SIGMOID, SOFTMAX, TeacherSpec
 from shared.teacher import fingerprint
 
 # Where the result is, where the data is and what computes: they do not decide the weights.
@@ -75,6 +79,8 @@ def read_data(
 ) -> tuple[dict[str, EvalData], list[str]]:
     """Return both splits of ``--data``, made to fit ``(C, H, W)``, and the names of the classes.
 
+    Of findings the first class is "none".
+
     Raises:
         InputFileError: If they are not there, or an image cannot be read.
     """
@@ -83,6 +89,12 @@ def read_data(
         train, names = read_cifar10(root, image_shape, train=True)
         return {"train": train, "test": read_cifar10(root, image_shape)[0]}, names
     folder = Path(source)
+    if (folder / "train.csv").is_file():
+        names = [NONE, *finding_names(folder / "train.csv")]
+        spec = untrained_spec("", names, image_shape, SIGMOID)
+        return {
+            split: open_findings(folder / f"{split}.csv", spec) for split in ("train", "test")
+        }, names
     names = list_classes(folder / "train")
     labels = {name: label for label, name in enumerate(names)}
     return {
@@ -122,18 +134,32 @@ def make_network(options: argparse.Namespace, num_classes: int, channels: int) -
     return network
 
 
-def make_spec(options: argparse.Namespace, names: list[str], images: Tensor) -> TeacherSpec:
+def untrained_spec(
+    arch: str, names: list[str], image_shape: tuple[int, int, int], answers: str
+) -> TeacherSpec:
+    """Return the spec of a network that is not trained yet; mean 0 and std 1."""
+    return TeacherSpec(
+        architecture=arch or "unknown",
+        num_classes=len(names),
+        image_shape=image_shape,
+        mean=(0.0,) * image_shape[0],
+        std=(1.0,) * image_shape[0],
+        class_names=tuple(names),
+        fingerprint="0" * 64,
+        answers=answers,
+    )
+
+
+def make_spec(options: argparse.Namespace, names: list[str], data: EvalData) -> TeacherSpec:
     """Return the spec; mean and std are those of the training images."""
+    images = data.images
     pixels = to_pixels(images[:: max(1, len(images) // 10_000)])
     _, channels, height, width = images.shape
-    return TeacherSpec(
-        architecture=options.arch,
-        num_classes=len(names),
-        image_shape=(channels, height, width),
+    answers = SOFTMAX if data.labels.ndim == 1 else SIGMOID
+    return dataclasses.replace(
+        untrained_spec(options.arch, names, (channels, height, width), answers),
         mean=tuple(round(float(value), 4) for value in pixels.mean((0, 2, 3))),
         std=tuple(round(float(value), 4) for value in pixels.std((0, 2, 3))),
-        class_names=tuple(names),
-        fingerprint="0" * 64,  # not known before training
     )
 
 
@@ -198,8 +224,9 @@ def run(options: argparse.Namespace, interrupted: Callable[[], bool]) -> None:
     device = resolve_device(options.device)
     size = options.image_size or find_candidate(options.arch).usual().size[0]
     data, names = read_data(options.data, (1 if options.grayscale else 3, size, size))
-    spec = make_spec(options, names, data["train"].images)
-    network = make_network(options, len(names), spec.image_shape[0])
+    spec = make_spec(options, names, data["train"])
+    network = make_network(options, spec.num_logits, spec.image_shape[0])
+    settle_answers(network, spec.answers)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = make_recipe(options, size, device)
     training = Training(network, data["train"], spec, device, recipe)

@@ -114,12 +114,12 @@ class Training:
         inputs = (to_pixels(self._augmented(self._images[rows])) - self._mean) / self._std
         with autocast(self._device, self._recipe.dtype):
             logits = self._network(inputs.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), self._labels[rows])
+        loss = training_loss(logits.float(), self._labels[rows])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
         self._schedule.step()
-        self._hits += (logits.detach().argmax(1) == self._labels[rows]).sum()
+        self._hits += accuracy_on(logits.detach(), self._labels[rows]) * len(rows)
         self._step += 1
 
     def _augmented(self, images: Tensor) -> Tensor:
@@ -159,3 +159,27 @@ class Training:
         self._hits = state["hits"].to(self._device)
         self._draws.set_state(state["draws"])
         torch.default_generator.set_state(state["dropout"])
+
+
+def training_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy; of findings that of each, the mean over those that are known.
+
+    Args:
+        logits: float32 ``(N, K)``; of findings the first is the 0 of none.
+        labels: int64 ``(N,)``; of findings int8 ``(N, K - 1)``: 1 present, 0 absent, -1 not known.
+    """
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels)
+    known = (labels >= 0).float()
+    wanted = (labels == 1).float()
+    loss = F.binary_cross_entropy_with_logits(logits[:, 1:], wanted, reduction="none")
+    return (loss * known).sum() / known.sum().clamp_min(1)
+
+
+def accuracy_on(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of right answers, as a scalar on the device: nothing waits for it."""
+    if labels.ndim == 1:
+        return (logits.argmax(1) == labels).float().mean()
+    known = labels >= 0
+    right = ((logits[:, 1:] > 0) == (labels == 1)) & known
+    return right.sum() / known.sum().clamp_min(1)

@@ -8,7 +8,7 @@ import click
 
 from dreamforge.cli_convert import CONVERSIONS
 from dreamforge.cli_sets import SET_COMMANDS
-from dreamforge.config import SynthesisConfig
+from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
@@ -90,6 +90,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     asked = build_config(SynthesisConfig, options, preset_settings)
+    refuse_for_sigmoids(asked, loaded.spec)
     for remark in usual_units(loaded, asked.method).remarks:
         say(f"note: {remark}")
     config, note = settle_batch_size(

@@ -172,7 +172,7 @@ def import_(
     from shared.teacher import load_teacher
 
     device = options.pop("device")
-    names = ("arch", "image_size", "mean", "std", "class_names")
+    names = ("arch", "image_size", "mean", "std", "class_names", "answers")
     chosen = teacher_arguments({name: options.pop(name) for name in names})
     loaded = load_teacher(teacher, **chosen)
     for assumption in loaded.spec.assumptions:

@@ -16,6 +16,7 @@ from dreamforge.methods import (
 )
 from shared.config import option, validate
 from shared.errors import ConfigError
+from shared.spec import SIGMOID, TeacherSpec
 
 SMALL_SIDE = 64  # pixels; up to here the CIFAR-sized settings apply
 
@@ -228,6 +229,14 @@ class SynthesisConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the choices that this method looks at, as JSON types."""
         return without_idle_options(dataclasses.asdict(self))
+
+
+def refuse_for_sigmoids(config: SynthesisConfig, spec: TeacherSpec) -> None:
+    """Raise ConfigError where a target is a mixture, and the teacher's classes exclude nothing."""
+    if spec.answers == SIGMOID and config.targets != "hard":
+        raise ConfigError(
+            f"--targets {config.targets}: found a teacher that answers with sigmoids, expected hard"
+        )
 
 
 def parse_sparsities(text: str) -> tuple[float, ...]:

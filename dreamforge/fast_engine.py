@@ -27,6 +27,7 @@ from dreamforge.moves import jitters, move
 from dreamforge.noise import balanced_targets
 from dreamforge.objective import objective
 from dreamforge.stream_stats import StreamStats
+from shared.answers import has_sigmoids
 from shared.device import autocast, compute_dtype, reproducible_convolutions, to_device
 from shared.errors import DreamforgeError
 from shared.layout import layout_of
@@ -83,6 +84,7 @@ class FastEngine:
         self._dtype = compute_dtype(device, config.precision)
         self._network = inversion_copy(teacher.network, device, self._dtype)
         self._layout = layout_of(self._network)
+        self._sigmoids = has_sigmoids(self._network)
         self._monitor = BatchNormMonitor(self._network)
         self._tap = FeatureTap(self._network)
         self._generator = initial_generator(
@@ -215,7 +217,9 @@ class FastEngine:
             logits = self._network(inputs.contiguous(memory_format=self._layout))
         stats = self._monitor.take()
         merged = before.including(stats, self.config.stats_momentum)
-        loss, terms = objective(self.config, inputs, logits, targets, merged)
+        loss, terms = objective(
+            self.config, inputs, logits, targets, merged, sigmoids=self._sigmoids
+        )
         features = self._tap.take()
         if self.config.mode_seeking_weight:
             # Either alone leaves the other: one palette per class, or one drawing (docs/method.md).

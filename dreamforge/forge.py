@@ -16,7 +16,7 @@ import torch
 
 from dreamforge.common_start import StartFile
 from dreamforge.compile_choice import settle_compile
-from dreamforge.config import SynthesisConfig
+from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.engines import BatchEngine, shard_engines
 from dreamforge.finish import RunFacts, finish_set
 from dreamforge.journal import Journal
@@ -86,7 +86,8 @@ def synthesize(
         progress: Called about once a second.
 
     Raises:
-        ConfigError: If ``out`` is the teacher's file, or with ``overwrite`` no dream set.
+        ConfigError: If ``out`` is the teacher's file, or with ``overwrite`` no dream set; or if
+            targets are mixtures for a teacher that answers with sigmoids.
         IncompatibleError: If ``out`` holds dreams of another teacher or other arguments.
         DreamSetError: If something else is there.
         DreamforgeError: If nothing can be written there.
@@ -94,6 +95,7 @@ def synthesize(
     started = time.monotonic()
     refuse_inputs(out, [teacher.spec.path])
     worker = worker or Worker()
+    refuse_for_sigmoids(config, teacher.spec)
     config = settle_compile(teacher, config.resolve(teacher.spec.image_shape), device)
     shards = plan_shards(config, out)
     attributes = shard_attributes(teacher, config, len(shards))

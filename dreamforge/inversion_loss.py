@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.objective import objective
+from shared.answers import has_sigmoids
 from shared.compiling import compile_function
 from shared.depthwise import unstride
 from shared.device import autocast
@@ -45,6 +46,7 @@ class InversionLoss:
     ) -> None:
         self._network = network
         self._layout = layout_of(network)
+        self._sigmoids = has_sigmoids(network)
         self._opponents = opponents
         self._config = config
         self._device = device
@@ -71,7 +73,9 @@ class InversionLoss:
             logits = self._network(inputs.contiguous(memory_format=self._layout))
         stats = self._monitor.take()
         answers = self._opponents(inputs) if self._opponents else ()
-        return objective(self._config, inputs, logits, targets, stats, answers)
+        return objective(
+            self._config, inputs, logits, targets, stats, answers, sigmoids=self._sigmoids
+        )
 
 
 def inversion_copy(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -26,6 +26,8 @@ def objective(
     targets: Tensor,
     stats: Sequence[BatchStats],
     opponent_logits: Sequence[Tensor] = (),
+    *,
+    sigmoids: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum and its unweighted terms.
 
@@ -36,6 +38,7 @@ def objective(
         targets: Classes, int64 ``(N,)``, or their probabilities, float32 ``(N, K)``.
         stats: One per BatchNorm call.
         opponent_logits: The opponents' answers, each ``(N, K)``; with none nothing competes.
+        sigmoids: Whether classes from 1 on are findings, see :func:`finding_loss`.
 
     Returns:
         A scalar float32 and detached scalars by name: ``class``, ``diversity``, ``competition``,
@@ -45,6 +48,8 @@ def objective(
     if config.class_weight:
         if config.class_loss == "entropy":
             value = entropy(logits.float())
+        elif sigmoids:
+            value = finding_loss(logits.float(), targets)
         else:
             value = F.cross_entropy(logits.float(), targets)
         terms["class"] = config.class_weight, value
@@ -66,6 +71,24 @@ def objective(
     for weight, value in terms.values():
         total = total + weight * value
     return total, {name: value.detach() for name, (_, value) in terms.items()}
+
+
+def finding_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return how far each answer is from its finding, in nats, where others may be there, too.
+
+    ``-ln sigmoid(z_k)`` for finding k: what else such an image shows is left to the network's
+    memory of what comes together. For class 0, none, ``ln(1 + sum_j exp z_j)``: no finding at all.
+    The cross-entropy of a softmax over ``(0, z)`` where there is a single finding.
+
+    Args:
+        logits: float32 ``(N, 1 + C)``, the first of them 0.
+        targets: int64 ``(N,)``, 0 to C.
+
+    Returns:
+        A scalar, the mean over the images.
+    """
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return torch.where(targets == 0, logits.logsumexp(1), F.softplus(-chosen)).mean()
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from recover.cli_options import (
     EVAL_DATA,
     FILE,
     TEACHER,
+    area,
     open_real_images,
     open_teacher,
     percent,
@@ -202,7 +203,7 @@ def evaluate(
     elif dreams is not None:
         teacher, remarks = find_answering_teacher(dreams, **options)
     names = options["class_names"] or saved.classifier.spec.class_names
-    spec = dataclasses.replace(saved.classifier.spec, class_names=names)
+    spec = saved.classifier.spec.with_class_names(names)
     real = open_real_images(eval_data, spec)
     with progress_display() as progress:
         verdict = examine_student(saved, teacher, dreams, real, device, progress)
@@ -214,10 +215,12 @@ def evaluate(
 
 def _show_report(report: "RecoveryReport") -> None:
     with_accuracy = report.teacher.accuracy is not None
+    with_area = report.teacher.auroc is not None
     rows = [
         [
             name,
             *([percent(stage.accuracy)] if with_accuracy else []),
+            *([area(stage.auroc)] if with_area else []),
             percent(stage.agreement),
             percent(stage.score),
             f"{stage.num_nonzero:,}",
@@ -225,6 +228,7 @@ def _show_report(report: "RecoveryReport") -> None:
         for name, stage in report.shown_stages.items()
     ]
     accuracy = ["accuracy on real images"] if with_accuracy else []
+    accuracy += ["AUROC"] if with_area else []
     origin = report.provenance
     num_held_out = (origin.get("dreams") or {}).get("num_held_out", 0)
     on = f"{num_held_out:,} held-out dreams"
@@ -271,6 +275,7 @@ def _show_verdict(path: str, record: dict[str, Any]) -> None:
     real, dreams = (f"{record[name]:,}" for name in ("num_real", "num_dreams"))
     on_real = [
         (f"accuracy on {real} real images", percent(record["accuracy"])),
+        *([("AUROC on the same", area(record["auroc"]))] if record["auroc"] is not None else []),
         (f"agreement with the teacher on {real} real images", percent(record["agreement"])),
     ]
     on_dreams = [

@@ -101,6 +101,11 @@ def warn(warnings: tuple[str, ...]) -> None:
         say(f"recover: warning: {text}")
 
 
+def area(value: float | None) -> str:
+    """Return ``0.9312``, as areas under curves are given, or a dash for None."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def percent(fraction: float | None) -> str:
     """Return ``81.60 %``, or a dash for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -2,18 +2,18 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recover.by_class import class_records, finding_records
 from recover.importance import prunable_weights
 from recover.masks import num_nonzero
 from recover.report import ClassRecord, StageRecord
 from recover.selection import likeness, varied
-from shared.metrics import accuracy, agreement, predict
+from shared.metrics import accuracy, agreement, mean_auroc, predict
 from shared.progress import Progress, ProgressCallback, ignore_progress
-from shared.spec import TeacherSpec
+from shared.spec import SIGMOID, TeacherSpec
 from shared.teacher import Teacher
 
 CHUNK = 4096  # images between two reports of progress
@@ -25,7 +25,7 @@ class Exam:
 
     Attributes:
         images: uint8 ``(N, C, H, W)``, at least one.
-        labels: int64 ``(N,)``, or None where the truth is not known.
+        labels: As in :class:`shared.evaldata.EvalData`, or None where the truth is not known.
         teacher_logits: ``(N, K)``, or None without a teacher.
     """
 
@@ -121,13 +121,20 @@ class Judge:
             accuracy=right,
             agreement=on_dreams if self.real is None else on_real,
             agreement_on_dreams=on_dreams,
+            auroc=_area(self.real, logits_on_real),
             sparsity=1 - num_left / num_weights,
             num_nonzero=num_left,
             **self._likeness(network, name),
         )
         if self.real is not None:
-            return stage, _class_records(self.real, logits_on_real)
-        return stage, _class_records(self.dreams, logits_on_dreams)
+            return stage, self._classes(self.real, logits_on_real)
+        return stage, self._classes(self.dreams, logits_on_dreams)
+
+    def _classes(self, exam: Exam | None, logits: Tensor | None) -> tuple[ClassRecord, ...]:
+        if exam is None or logits is None or exam.teacher_logits is None:
+            return ()
+        of = finding_records if self.spec.answers == SIGMOID else class_records
+        return of(logits, exam.teacher_logits, exam.labels)
 
     def agreement_on_dreams(self, network: nn.Module, name: str) -> float | None:
         """Return the agreement with the teacher on the held-out dreams; None without any."""
@@ -139,7 +146,13 @@ class Judge:
         if self.varied is None or logits is None or self.varied.teacher_logits is None:
             return {}
         num_dreams = len(self.dreams.images) if self.dreams else len(logits)
-        return dataclasses.asdict(likeness(logits, self.varied.teacher_logits, num_dreams))
+        found = likeness(
+            logits,
+            self.varied.teacher_logits,
+            num_dreams,
+            sigmoids=self.spec.answers == SIGMOID,
+        )
+        return dataclasses.asdict(found)
 
     def _answers(self, network: nn.Module, exam: Exam | None, name: str) -> Tensor | None:
         if exam is None:
@@ -157,50 +170,7 @@ def _marks(exam: Exam | None, logits: Tensor | None) -> tuple[float | None, floa
     return right, agreement(logits, exam.teacher_logits)
 
 
-def _class_records(exam: Exam | None, logits: Tensor | None) -> tuple[ClassRecord, ...]:
-    """Return one record per class; none without the teacher's answers."""
-    if exam is None or logits is None or exam.teacher_logits is None:
-        return ()
-    num_classes = logits.shape[1]
-    student, teacher = logits.argmax(1), exam.teacher_logits.argmax(1)
-    num_images, agreed = [0] * num_classes, [0] * num_classes
-    confused: list[tuple[int, int | None]] = [(0, None)] * num_classes
-    # The confusion matrix, without the memory for its zeros.
-    pairs, counts = (teacher * num_classes + student).unique(return_counts=True)
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        label, answer = divmod(pair, num_classes)
-        num_images[label] += count
-        if answer == label:
-            agreed[label] = count
-        elif count > confused[label][0]:
-            confused[label] = (count, answer)
-    on_truth = _by_true_class(exam.labels, teacher, student, num_classes)
-    return tuple(
-        ClassRecord(
-            label=label,
-            num_images=num_images[label],
-            agreement=agreed[label] / num_images[label] if num_images[label] else None,
-            confused_with=confused[label][1],
-            num_confused=confused[label][0],
-            **on_truth[label],
-        )
-        for label in range(num_classes)
-    )
-
-
-def _by_true_class(
-    labels: Tensor | None, teacher: Tensor, student: Tensor, num_classes: int
-) -> list[dict[str, Any]]:
-    """Return size and accuracies by true class: the rest of a ClassRecord."""
-    if labels is None:
-        return [{} for _ in range(num_classes)]
-    totals = labels.bincount(minlength=num_classes).tolist()
-    rights = {
-        name: labels[answer == labels].bincount(minlength=num_classes).tolist()
-        for name, answer in (("teacher_accuracy", teacher), ("accuracy", student))
-    }
-    return [
-        {"num_labelled": total}
-        | {name: right[label] / total if total else None for name, right in rights.items()}
-        for label, total in enumerate(totals)
-    ]
+def _area(exam: Exam | None, logits: Tensor | None) -> float | None:
+    if exam is None or exam.labels is None or logits is None:
+        return None
+    return mean_auroc(logits, exam.labels)

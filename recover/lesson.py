@@ -16,6 +16,7 @@ from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.images import to_pixels
 from shared.layout import layout_of
+from shared.spec import SIGMOID
 from shared.teacher import Teacher, batch_norms
 
 
@@ -81,6 +82,7 @@ class Lesson:
             teacher_logits,
             self._config.temperature,
             standardize=self._config.standardize_logits,
+            sigmoids=self._teacher.spec.answers == SIGMOID,
         )
         if not self._feature_weight:
             return loss

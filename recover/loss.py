@@ -7,18 +7,25 @@ _LEAST_SPREAD = 1e-7  # of the logits of an image, as in the code of Sun et al. 
 
 
 def distillation_loss(
-    logits: Tensor, teacher_logits: Tensor, temperature: float, *, standardize: bool = False
+    logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    *,
+    standardize: bool = False,
+    sigmoids: bool = False,
 ) -> Tensor:
     """Return the KL divergence of the student's softened answer from the teacher's.
 
     ``KL(softmax(t / T) || softmax(s / T)) T^2``, averaged over the batch; the factor keeps the
-    gradient's size as T grows (Hinton et al. 2015, arXiv:1503.02531, section 2.1).
+    gradient's size as T grows (Hinton et al. 2015, arXiv:1503.02531, section 2.1). Of sigmoids the
+    divergences of all findings are added: that of their joint answer, if they are independent.
 
     Args:
         logits: The student's, float ``(N, K)``.
         teacher_logits: Float ``(N, K)``.
         temperature: Positive.
         standardize: Whether both are standardized first, see :func:`standardized`.
+        sigmoids: Whether the first logit is the 0 of none, and the others are findings.
 
     Returns:
         A float32 scalar, at least 0; 0 when the softened answers are equal.
@@ -26,9 +33,30 @@ def distillation_loss(
     logits, teacher_logits = logits.float(), teacher_logits.float()
     if standardize:
         logits, teacher_logits = standardized(logits), standardized(teacher_logits)
+    if sigmoids:
+        return bernoulli_divergence(logits / temperature, teacher_logits / temperature).mean() * (
+            temperature**2
+        )
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def bernoulli_divergence(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return the KL divergence of the student's findings from the teacher's, in nats, per image.
+
+    Args:
+        logits: Float ``(N, 1 + C)``: 0, and the student's log odds of C findings.
+        teacher_logits: Likewise.
+
+    Returns:
+        float32 ``(N,)``, at least 0: the sum over the findings.
+    """
+    student, teacher = logits[:, 1:].float(), teacher_logits[:, 1:].float()
+    present = F.logsigmoid(teacher) - F.logsigmoid(student)
+    absent = F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    share = teacher.sigmoid()
+    return (share * present + (1 - share) * absent).sum(1)
 
 
 def standardized(logits: Tensor) -> Tensor:

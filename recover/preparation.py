@@ -17,7 +17,7 @@ from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.feed import Feed
-from shared.spec import TeacherSpec
+from shared.spec import SIGMOID, TeacherSpec
 from shared.teacher import Teacher
 
 LEAST_TRAIN_ROWS = 2  # BatchNorm has no variance of a single image
@@ -74,6 +74,11 @@ def prepare(
         IncompatibleError: If the dreams are not this teacher's, have another shape or other
             classes, or are too few; or if the student cannot stand in for the teacher.
     """
+    if config.standardize_logits and teacher.spec.answers == SIGMOID:
+        raise ConfigError(
+            "--standardize-logits: found a teacher that answers with sigmoids, whose logits mean "
+            "something each by itself, expected a softmax"
+        )
     warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
     device = resolve_device(config.device)
     config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))

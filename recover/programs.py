@@ -5,6 +5,7 @@ ExecuTorch); ``.onnx`` is for all others. Both hold the network as it computes, 
 makes it faster is fewer channels.
 """
 
+import copy
 import importlib.util
 import io
 import warnings
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shared.answers import plain_answers
 from shared.errors import ConfigError, DreamforgeError
 from shared.files import atomic_path
 from shared.seeding import generator
+from shared.spec import TeacherSpec
 from shared.teacher import Teacher
 
 TOLERANCE = 1e-3  # of the largest logit: runtimes add in another order, and fuse
@@ -50,16 +53,16 @@ class FromPixels(nn.Module):
     """A network and the normalisation that it wants.
 
     Args:
-        classifier: On the CPU.
+        network: On the CPU.
+        spec: Says mean and std.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, classifier: Teacher) -> None:
+    def __init__(self, network: nn.Module, spec: TeacherSpec) -> None:
         super().__init__()
-        spec = classifier.spec
-        self.network = classifier.network
+        self.network = network
         self.register_buffer("mean", torch.tensor(spec.mean).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).reshape(1, -1, 1, 1))
         self.eval()
@@ -104,8 +107,11 @@ def write_program(
         DreamforgeError: If it cannot be written as a program, or says something else.
     """
     refuse_format(path)
-    network = FromPixels(classifier) if from_pixels else classifier.network
-    shape = classifier.spec.image_shape
+    spec, network = classifier.spec, copy.deepcopy(classifier.network)
+    plain_answers(network)  # those of the checkpoint that the user knows
+    if from_pixels:
+        network = FromPixels(network, spec)
+    shape = spec.image_shape
     draws = generator(0, "program")
     images = torch.rand(num_images or _NUM_CHECKED, *shape, generator=draws)
     example = images if num_images else images[:2]

@@ -18,7 +18,7 @@ class StageRecord:
     """How good the network is at one stage. Fractions in [0, 1]; None where nothing was measured.
 
     Attributes:
-        accuracy: On the real images.
+        accuracy: On the real images; of findings the fraction of the known ones.
         agreement: Top-1 equal to the teacher's, on the real images where there are some, else on
             the held-out dreams.
         agreement_on_dreams: The same on the held-out dreams.
@@ -29,6 +29,8 @@ class StageRecord:
         divergence: KL divergence from the teacher's answers to the same, in nats.
         score: Overlap with the teacher's answers to the same: what runs are ranked by.
         score_error: Standard error of the score.
+        auroc: On the real images, where they are of two classes, or show findings: the area under
+            the ROC curve, the mean over the findings.
     """
 
     accuracy: float | None
@@ -40,6 +42,7 @@ class StageRecord:
     divergence: float | None = None
     score: float | None = None
     score_error: float | None = None
+    auroc: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +200,7 @@ def _stage(record: Any) -> StageRecord:
         divergence=_optional_number(record.get("divergence")),
         score=_fraction(record.get("score")),
         score_error=_optional_number(record.get("score_error")),
+        auroc=_fraction(record.get("auroc")),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recover.loss import bernoulli_divergence
 from shared.augment import cutmix, random_flip, random_shift
 from shared.seeding import generator
 
@@ -62,35 +63,41 @@ def varied(images: Tensor) -> Tensor:
     return torch.cat([_vary(part, number) for number, part in enumerate(parts)])
 
 
-def overlap(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def overlap(logits: Tensor, teacher_logits: Tensor, *, sigmoids: bool = False) -> Tensor:
     """Return how much of two softmaxes is common: ``sum_k min(p_k, q_k)``, one value per row.
 
     That is one minus their total variation distance: 1 for equal answers, 0 where one rules out
-    what the other says. For answers that are sure of one class it is agreement.
+    what the other says. For answers that are sure of one class it is agreement. Of sigmoids it is
+    the same for each finding, ``1 - |p - q|``, and of these the mean.
 
     Args:
         logits: Float ``(N, K)``.
         teacher_logits: Float ``(N, K)``.
+        sigmoids: Whether the first logit is the 0 of none, and the others are findings.
 
     Returns:
         float32 ``(N,)`` in [0, 1].
     """
+    if sigmoids:
+        student, teacher = logits[:, 1:].float().sigmoid(), teacher_logits[:, 1:].float().sigmoid()
+        return 1 - (student - teacher).abs().mean(1)
     student, teacher = logits.float().softmax(1), teacher_logits.float().softmax(1)
     return torch.minimum(student, teacher).sum(1).clamp(max=1)
 
 
-def likeness(logits: Tensor, teacher_logits: Tensor, num_dreams: int) -> Likeness:
+def likeness(
+    logits: Tensor, teacher_logits: Tensor, num_dreams: int, *, sigmoids: bool = False
+) -> Likeness:
     """Return how alike the answers to :func:`varied` images are.
 
     Args:
         logits: The student's, float ``(M, K)``, at least one row.
         teacher_logits: Float ``(M, K)``, of the same images in the same order.
         num_dreams: How many dreams they are variants of.
+        sigmoids: As for :func:`overlap`.
     """
-    student = logits.float().log_softmax(1)
-    teacher = teacher_logits.float().log_softmax(1)
-    divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
-    common = overlap(logits, teacher_logits)
+    divergence = divergence_of(logits, teacher_logits, sigmoids=sigmoids).mean()
+    common = overlap(logits, teacher_logits, sigmoids=sigmoids)
     spread = common.std(correction=0) / math.sqrt(max(min(num_dreams, len(common)), 1))
     return Likeness(
         agreement_on_varied=float((logits.argmax(1) == teacher_logits.argmax(1)).float().mean()),
@@ -99,6 +106,15 @@ def likeness(logits: Tensor, teacher_logits: Tensor, num_dreams: int) -> Likenes
         score=_finite(common.mean()),
         score_error=_finite(spread),
     )
+
+
+def divergence_of(logits: Tensor, teacher_logits: Tensor, *, sigmoids: bool) -> Tensor:
+    """Return the KL divergence of the student's answers from the teacher's: float32 ``(N,)``."""
+    if sigmoids:
+        return bernoulli_divergence(logits, teacher_logits)
+    student = logits.float().log_softmax(1)
+    teacher = teacher_logits.float().log_softmax(1)
+    return (teacher.exp() * (teacher - student)).sum(1)
 
 
 def _vary(images: Tensor, number: int) -> Tensor:

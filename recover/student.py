@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recover.config import RecoverConfig
+from shared.answers import settle_answers
 from shared.architectures import (
     NoFitError,
     build_network,
@@ -66,9 +67,11 @@ def random_network(architecture: str, spec: TeacherSpec, seed: int) -> nn.Module
     """
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(derive_seed(seed, "student", architecture))
-        return build_network(
-            architecture, num_classes=spec.num_classes, in_channels=spec.image_shape[0]
+        network = build_network(
+            architecture, num_classes=spec.num_logits, in_channels=spec.image_shape[0]
         )
+    settle_answers(network, spec.answers)
+    return network
 
 
 def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> nn.Module:
@@ -87,7 +90,7 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
     except CheckpointError as error:
         raise CheckpointError(f"--student-weights {checkpoint.path}: {error}") from error
     found = (match.num_classes, match.in_channels)
-    expected = (spec.num_classes, spec.image_shape[0])
+    expected = (spec.num_logits, spec.image_shape[0])
     if found != expected:
         raise IncompatibleError(
             f"--student-weights {checkpoint.path}: {found[0]} classes and {found[1]} channels, "
@@ -100,6 +103,7 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
         image_size=(spec.image_shape[1], spec.image_shape[2]),
         mean=spec.mean,
         std=spec.std,
+        answers=spec.answers,
         needs_batch_norm=False,
     ).network
 

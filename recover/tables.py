@@ -58,8 +58,9 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
     kinds = {tuple(result.report.shown_stages) for result in results}
     names = kinds.pop() if len(kinds) == 1 else STAGES
     columns = ["student" if students else "sparsity", *names]
+    with_area = all(result.report.recovered.auroc is not None for result in results)
     if measure == "accuracy":
-        columns.append("agreement")
+        columns += ["AUROC", "agreement"] if with_area else ["agreement"]
     if bounds:
         columns += [bound_name(results, bounds), "gap"]
     rows = []
@@ -68,6 +69,7 @@ def levels_table(results: Sequence[Result], bounds: Sequence[Result] = ()) -> Ta
         stages = (report.stages if names == STAGES else report.shown_stages).values()
         row = [label, *(percent(value_of(stage, measure)) for stage in stages)]
         if measure == "accuracy":
+            row += [f"{report.recovered.auroc:.4f}"] if with_area else []
             row.append(percent(report.recovered.agreement))
         if bounds:
             best = bound_of(result, known_bounds, measure)

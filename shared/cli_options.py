@@ -128,6 +128,13 @@ def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Path(path_type=Path),
                 help="text file, one name a line, in the order of the logits",
             ),
+            click.option(
+                "--answers",
+                type=click.Choice(("softmax", "sigmoid")),
+                help="softmax: an image is of one class; sigmoid: every logit is a finding of its "
+                "own, and several may be present  [default: what a single logit, or the last step "
+                "of the network, shows; else softmax]",
+            ),
         )
     ):
         command = option(command)
@@ -142,6 +149,7 @@ def teacher_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "mean": parse_floats("--mean", arguments["mean"]),
         "std": parse_floats("--std", arguments["std"]),
         "class_names": read_class_names(arguments["class_names"]),
+        "answers": arguments["answers"],
     }
 
 

@@ -30,7 +30,8 @@ class EvalData:
 
     Attributes:
         images: uint8 ``(N, C, H, W)``, of the teacher's image shape.
-        labels: int64 ``(N,)``, in the teacher's order of classes.
+        labels: int64 ``(N,)``, in the teacher's order of classes; or of several findings int8
+            ``(N, C)``: 1 present, 0 absent, -1 not known.
         remarks: What had to be assumed, one sentence each.
     """
 
@@ -44,7 +45,8 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
 
     Args:
         source: A folder with one folder of images per class, or ``cifar10:ROOT`` for the test
-            split of CIFAR-10 in torchvision's folder ROOT (not downloaded).
+            split of CIFAR-10 in torchvision's folder ROOT (not downloaded), or a table of findings,
+            ``.csv`` (see :mod:`shared.findings`).
         spec: The teacher's image shape and classes, see :mod:`shared.classes`.
 
     Raises:
@@ -54,6 +56,10 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
     if source.startswith("cifar10:"):
         return _open_cifar10(Path(source.removeprefix("cifar10:")), spec)
     root = Path(source)
+    if root.suffix.lower() == ".csv":
+        from shared.findings import open_findings  # which reads its images by this module
+
+        return open_findings(root, spec)
     labels, remarks = match_classes(list_classes(root), spec, source)
     return replace(read_image_folder(root, labels, spec.image_shape), remarks=remarks)
 
@@ -105,7 +111,8 @@ def read_image_folder(
     if not files:
         raise InputFileError(f"{root}: no images (png, jpg ...) in its {len(labels)} class folders")
     loaders = [partial(open_image, path) for path, _ in files]
-    return _read_all(loaders, [label for _, label in files], image_shape, str(root))
+    images = read_images(loaders, image_shape, str(root))
+    return EvalData(images=images, labels=torch.tensor([label for _, label in files]))
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -149,8 +156,8 @@ def read_cifar10(
             "torchvision unpacks it"
         ) from error
     loaders = [partial(Image.fromarray, array) for array in dataset.data]
-    data = _read_all(loaders, dataset.targets, image_shape, f"cifar10:{root}")
-    return data, list(dataset.classes)
+    images = read_images(loaders, image_shape, f"cifar10:{root}")
+    return EvalData(images=images, labels=torch.tensor(dataset.targets)), list(dataset.classes)
 
 
 def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
@@ -160,12 +167,20 @@ def _open_cifar10(root: Path, spec: TeacherSpec) -> EvalData:
     return EvalData(images=data.images, labels=labels, remarks=remarks)
 
 
-def _read_all(
-    loaders: Sequence[Callable[[], Image.Image]],
-    labels: Sequence[int],
-    image_shape: tuple[int, int, int],
-    origin: str,
-) -> EvalData:
+def read_images(
+    loaders: Sequence[Callable[[], Image.Image]], image_shape: tuple[int, int, int], origin: str
+) -> Tensor:
+    """Return uint8 ``(N, C, H, W)``: what the loaders return, each made to fit.
+
+    Args:
+        loaders: One per image.
+        image_shape: ``(C, H, W)``; C is 1 (gray) or 3 (RGB).
+        origin: Names the images in errors.
+
+    Raises:
+        InputFileError: If there is no memory for them, or whatever a loader raises.
+        IncompatibleError: If C is neither 1 nor 3.
+    """
     channels, height, width = image_shape
     if channels not in _MODES:
         raise IncompatibleError(
@@ -187,7 +202,7 @@ def _read_all(
 
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes in parallel
         deque(pool.map(read, range(len(loaders))), maxlen=0)  # raises what a reader raised
-    return EvalData(images=images, labels=torch.tensor(labels, dtype=torch.int64))
+    return images
 
 
 def _is_hidden(name: str) -> bool:

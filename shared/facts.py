@@ -12,7 +12,7 @@ from shared.architectures import Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.input_scale import Convention
 from shared.records import LOOSE_KEYS, READERS
-from shared.spec import TeacherSpec
+from shared.spec import NONE, SIGMOID, SOFTMAX, TeacherSpec
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
 
@@ -22,7 +22,7 @@ class Facts:
 
     Args:
         arguments: By fact: ``architecture``, ``image_size`` as ``(H, W)``, ``mean``, ``std``,
-            ``class_names``; None where not given.
+            ``class_names``, ``answers``; None where not given.
         metadata: What stood in the checkpoint.
         spec: What a dream set recorded.
     """
@@ -150,9 +150,37 @@ class Facts:
             )
         return mean, std
 
-    def class_names(self, num_classes: int) -> tuple[str, ...] | None:
-        """Return one name per class, or None where unknown."""
+    def answers(self, num_logits: int, last_step: str | None) -> str:
+        """Return what the logits are for: a ``softmax``, or a ``sigmoid`` each.
+
+        Args:
+            num_logits: Of the network.
+            last_step: Which of them the network computes itself, or None.
+
+        Raises:
+            ConfigError: If another one is given than the network can mean.
+        """
+        found: str | None = self.find("answers")
+        certain, why = last_step, f"{last_step} is the last thing that it computes"
+        if num_logits == 1 and last_step != SOFTMAX:
+            certain, why = SIGMOID, "it answers with a single number"
+        if certain is None:
+            return found or SOFTMAX
+        if found is None:
+            meaning = "a softmax over its classes"
+            if certain == SIGMOID:
+                each = "its answer" if num_logits == 1 else "every answer by itself"
+                meaning = f'a sigmoid for {each}, and class 0 where none is above 1/2 ("{NONE}")'
+            self._note(f"{meaning}, since {why}")
+        elif found != certain:
+            raise ConfigError(f"--answers {found}: expected {certain}, since {why}")
+        return certain
+
+    def class_names(self, num_classes: int, answers: str = SOFTMAX) -> tuple[str, ...] | None:
+        """Return one name per class, or None where unknown; of sigmoids' findings with "none"."""
         names = self.find("class_names")
+        if names is not None and answers == SIGMOID and len(names) == num_classes - 1:
+            names = (NONE, *names)
         if names is None or len(names) == num_classes:
             return None if names is None else tuple(str(name) for name in names)
         if "class_names" in self._arguments:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from shared.answers import last_step_of
 from shared.architectures import (
     Match,
     NoFitError,
@@ -149,16 +150,6 @@ def _misfit(match: Match, tensors: Mapping[str, Tensor], facts: Facts) -> float:
     return misfit(network.eval(), (match.in_channels, int(size[0]), int(size[1])))
 
 
-def refuse_one_logit(match: Match) -> None:
-    """Raise CheckpointError for a sigmoid's single logit; a factory may make two of it."""
-    if match.num_classes == 1 and not is_factory(match.architecture):
-        raise CheckpointError(
-            "its head has a single logit, for a sigmoid; expected a softmax over two classes at "
-            "least; let a factory (--arch package.module:factory) return a network whose forward "
-            "answers with two logits, [0, z]"
-        )
-
-
 def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
     """Return the network with copies of the tensors, float32 as a rule, and notes.
 
@@ -200,7 +191,7 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
     A network that cannot do with channels last is told so (:mod:`shared.layout`).
 
     Returns:
-        The number of logits: the head's, or two that a factory makes of a single one.
+        The number of logits: the head's, or what a factory makes of it.
 
     Raises:
         ConfigError: If not.
@@ -221,17 +212,41 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
     if device == "cpu":
         settle_layout(network, shape)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    num_classes = max(2, match.num_classes)
-    if is_factory(match.architecture) and isinstance(logits, Tensor) and logits.ndim == 2:
-        # The file's last matrix is the head of most networks, but what is answered is the answer.
-        num_classes = max(2, logits.shape[1])
-    if found != (_NUM_TRIED, num_classes):
+    if not isinstance(logits, Tensor) or not _is_of_logits(logits, match):
         raise ConfigError(
             f"{match.architecture} answers {_NUM_TRIED} images with {found}, expected one tensor "
-            f"of logits, ({_NUM_TRIED}, {num_classes}); of several heads, let a factory (--arch "
-            "package.module:factory) return the one to invert, and of a single logit z two, [0, z]"
+            f"of logits, ({_NUM_TRIED}, {match.num_classes}); of several heads, let a factory "
+            "(--arch package.module:factory) return the one to invert"
         )
-    return num_classes
+    return logits.numel() // _NUM_TRIED
+
+
+def _is_of_logits(answer: Tensor, match: Match) -> bool:
+    """Tell whether an answer to :data:`_NUM_TRIED` images is one row of logits for each."""
+    # The file's last matrix is the head of most networks, but what is answered is the answer.
+    if is_factory(match.architecture) and answer.numel() > 0:
+        is_squeezed = answer.shape == (_NUM_TRIED,)  # a single logit each
+        return is_squeezed or (answer.ndim == 2 and len(answer) == _NUM_TRIED)
+    return tuple(answer.shape) == (_NUM_TRIED, match.num_classes)
+
+
+def find_last_step(network: nn.Module, shape: tuple[int, int, int]) -> str | None:
+    """Return ``softmax`` or ``sigmoid`` where the network answers with probabilities, else None.
+
+    Args:
+        network: On the CPU.
+        shape: ``(C, H, W)`` of images that it takes; of huge ones it is not tried.
+    """
+    if shape[1] * shape[2] > _MAX_CHECKED_PIXELS:
+        return None
+    inputs = torch.zeros(_NUM_TRIED, *shape, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            # No leaf: a first step in place is not allowed on those.
+            answer: Tensor = network.eval()(inputs * 1)
+    except RuntimeError:  # a forward that works without gradients alone
+        return None
+    return last_step_of(answer)
 
 
 def sides_instead(network: nn.Module, in_channels: int, size: tuple[int, int]) -> list[int]:

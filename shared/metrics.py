@@ -66,11 +66,61 @@ def channel_statistics(spec: TeacherSpec, device: torch.device) -> tuple[Tensor,
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the fraction of rows whose largest logit is the label's; NaN for no rows.
 
+    Of findings it is the fraction of all that are known of which the answer is right.
+
     Args:
         logits: ``(N, K)``.
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``; or of findings int8 ``(N, K - 1)``: 1 present, 0 absent, -1 unknown.
     """
+    if labels.ndim == 2:
+        right = (logits[:, 1:] > 0) == (labels == 1).to(logits.device)
+        return float(right[(labels >= 0).to(logits.device)].float().mean())
     return float((logits.argmax(1) == labels.to(logits.device)).float().mean())
+
+
+def mean_auroc(logits: Tensor, labels: Tensor) -> float | None:
+    """Return the area under the ROC curve: of two classes, or the mean over the findings.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: As for :func:`accuracy`.
+
+    Returns:
+        In [0, 1]; None for one of more than two classes, where there is no such curve, and where
+        no finding is both there and absent.
+    """
+    if labels.ndim == 1:
+        if logits.shape[1] != 2:
+            return None
+        return auroc(logits[:, 1] - logits[:, 0], labels == 1)
+    areas = []
+    for scores, known in zip(logits[:, 1:].unbind(1), labels.unbind(1), strict=True):
+        rows = known >= 0
+        areas.append(auroc(scores[rows], known[rows] == 1))
+    found = [area for area in areas if area is not None]
+    return sum(found) / len(found) if found else None
+
+
+def auroc(scores: Tensor, present: Tensor) -> float | None:
+    """Return how often a positive scores higher than a negative, ties counting half.
+
+    The area under the ROC curve, by ranks (Mann and Whitney 1947).
+
+    Args:
+        scores: Float ``(N,)``.
+        present: bool ``(N,)``.
+
+    Returns:
+        In [0, 1]; None without both positives and negatives.
+    """
+    num_positive = int(present.sum())
+    num_negative = len(present) - num_positive
+    if num_positive == 0 or num_negative == 0:
+        return None
+    _, places, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    ranks = counts.cumsum(0) - (counts - 1) / 2  # from 1; equal scores share their mean
+    above = float(ranks[places][present].sum()) - num_positive * (num_positive + 1) / 2
+    return above / (num_positive * num_negative)
 
 
 def agreement(logits_a: Tensor, logits_b: Tensor) -> float:

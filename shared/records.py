@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shared.architectures import ARCHITECTURES
+from shared.spec import ANSWERS
 
 
 def _read_architecture(value: Any) -> str | None:
@@ -63,6 +64,10 @@ def _read_class_map(value: Any) -> tuple[str, ...] | None:
     return _read_names([name for name, _ in sorted(pairs, key=lambda pair: pair[1])])
 
 
+def _read_answers(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in ANSWERS else None
+
+
 # key in the record -> fact, and how to read it; of several for a fact the first counts
 READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "architecture": ("architecture", _read_architecture),
@@ -70,6 +75,7 @@ READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mean": ("mean", _read_numbers),
     "std": ("std", _read_std),
     "class_names": ("class_names", _read_names),
+    "answers": ("answers", _read_answers),
     # What training scripts write beside their weights.
     "image_size": ("image_size", _read_side),
     "input_size": ("image_size", _read_side),

@@ -3,10 +3,16 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import ConfigError
+
+SOFTMAX = "softmax"
+SIGMOID = "sigmoid"
+ANSWERS = (SOFTMAX, SIGMOID)
+NONE = "none"  # the name of class 0 where the others are findings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +22,7 @@ class TeacherSpec:
     Attributes:
         architecture: Catalog name (``resnet50``, ``resnet20``), ``timm:NAME`` or
             ``package.module:factory``.
-        num_classes: Length of a logit vector.
+        num_classes: Length of a logit vector; of sigmoids that is their number and one.
         image_shape: ``(C, H, W)`` in pixels.
         mean: Per channel, for pixels in [0, 1]; ``inputs = (pixels - mean) / std``.
         std: Per channel, positive.
@@ -24,6 +30,8 @@ class TeacherSpec:
         fingerprint: Hexadecimal sha256 of the weights, see :func:`shared.teacher.fingerprint`.
         path: Where the weights were read from, as it was given, or None.
         assumptions: What the checkpoint did not say and was assumed, one sentence each.
+        answers: ``softmax``: one class per image; ``sigmoid``: class 0 is none, the others may be
+            present together (see :mod:`shared.answers`).
     """
 
     architecture: str
@@ -35,6 +43,7 @@ class TeacherSpec:
     class_names: tuple[str, ...] | None = None
     path: str | None = None
     assumptions: tuple[str, ...] = ()
+    answers: str = SOFTMAX
 
     def __post_init__(self) -> None:
         channels = self.image_shape[0]
@@ -66,12 +75,35 @@ class TeacherSpec:
             None if self.class_names is None else len(self.class_names),
             f"{self.num_classes} names",
         )
+        _require(self.answers in ANSWERS, "answers", self.answers, " or ".join(ANSWERS))
+        _require(
+            self.answers == SOFTMAX or self.num_classes >= 2,
+            "num_classes",
+            self.num_classes,
+            "at least 2 of sigmoids, none and a finding",
+        )
+
+    @property
+    def num_logits(self) -> int:
+        """How many numbers the network itself answers with: no class "none" is among them."""
+        return self.num_classes - (self.answers == SIGMOID)
+
+    def with_class_names(self, names: Sequence[str] | None) -> "TeacherSpec":
+        """Return the spec with these names, of sigmoids' findings with "none" before them.
+
+        Raises:
+            ConfigError: If they are not as many as the classes.
+        """
+        if names is not None and self.answers == SIGMOID and len(names) == self.num_logits:
+            names = (NONE, *names)
+        return dataclasses.replace(self, class_names=None if names is None else tuple(names))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON types."""
+        """Return the record as JSON types; that answers are a softmax goes without saying."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
+            if (name, value) != ("answers", SOFTMAX)  # as in records of before there were others
         }
 
     @classmethod
@@ -93,6 +125,7 @@ class TeacherSpec:
                 class_names=None if names is None else tuple(str(name) for name in names),
                 path=None if record.get("path") is None else str(record["path"]),
                 assumptions=tuple(str(text) for text in record.get("assumptions", ())),
+                answers=str(record.get("answers", SOFTMAX)),
             )
         except (
             KeyError,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shared.answers import settle_answers
 from shared.architectures import comparable, require_batch_norm
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError
@@ -22,7 +23,7 @@ from shared.fitting import (
     build_around,
     count_logits,
     find_architecture,
-    refuse_one_logit,
+    find_last_step,
     sides_instead,
     told_apart,
 )
@@ -30,7 +31,7 @@ from shared.input_scale import Convention, better_convention, remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.misfit import convention_that_fits
 from shared.odd_layers import refuse_odd_layers
-from shared.spec import TeacherSpec
+from shared.spec import SIGMOID, TeacherSpec
 
 _FEW_BATCHES = 5  # by PyTorch's momentum most of what was there before is left after fewer
 
@@ -103,6 +104,7 @@ def teacher_from_checkpoint(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
+    answers: str | None = None,
     spec: TeacherSpec | None = None,
     needs_batch_norm: bool = True,
 ) -> Teacher:
@@ -117,13 +119,15 @@ def teacher_from_checkpoint(
         image_size: Pixels: one number for squares, or ``(H, W)``.
         mean: One per channel, or one for all, for pixels in [0, 1].
         std: Likewise.
-        class_names: One per class, in the order of the logits.
+        class_names: One per class, in the order of the logits; of sigmoids the findings' are
+            enough.
+        answers: ``softmax`` over classes, or a ``sigmoid`` for each finding, which puts a class
+            "none" before them (see :mod:`shared.answers`).
         spec: What a dream set recorded of its teacher. Its fingerprint is not compared here.
         needs_batch_norm: Refuse a network without: it cannot be inverted.
 
     Raises:
-        CheckpointError: If the weights fit no architecture, or not the named one; or if they
-            answer with a single logit.
+        CheckpointError: If the weights fit no architecture, or not the named one.
         ConfigError: If an argument is wrong.
         IncompatibleError: If they do not fit the architecture that ``spec`` alone names.
     """
@@ -135,6 +139,7 @@ def teacher_from_checkpoint(
         "mean": mean,
         "std": std,
         "class_names": class_names,
+        "answers": answers,
     }
     facts = Facts(arguments, checkpoint.metadata, spec)
     try:
@@ -144,12 +149,15 @@ def teacher_from_checkpoint(
         match = told_apart(match, tensors, facts)
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
-        refuse_one_logit(match)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from error
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
-    num_classes = count_logits(network, shape, match)
+    num_logits = count_logits(network, shape, match)
+    last_step = find_last_step(network, shape)
+    meant = facts.answers(num_logits, last_step)
+    settle_answers(network, meant, last_step)
+    num_classes = num_logits + (1 if meant == SIGMOID else 0)
     mean, std = facts.normalization(
         match.candidate, match.in_channels, partial(_better_convention, network, shape)
     )
@@ -159,7 +167,8 @@ def teacher_from_checkpoint(
         image_shape=shape,
         mean=mean,
         std=std,
-        class_names=facts.class_names(num_classes),
+        class_names=facts.class_names(num_classes, meant),
+        answers=meant,
         fingerprint=fingerprint(network),
         path=str(checkpoint.path) if checkpoint.path else None,
         assumptions=(

@@ -1,0 +1,126 @@
+"""The student beside the teacher, class by class: which of them pay."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recover.report import ClassRecord
+
+
+def class_records(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor | None
+) -> tuple[ClassRecord, ...]:
+    """Return one record per class, of networks that put every image into one.
+
+    Args:
+        logits: The student's ``(N, K)``.
+        teacher_logits: Likewise.
+        labels: int64 ``(N,)``, or None where the truth is not known.
+    """
+    num_classes = logits.shape[1]
+    student, teacher = logits.argmax(1), teacher_logits.argmax(1)
+    num_images, agreed = [0] * num_classes, [0] * num_classes
+    confused: list[tuple[int, int | None]] = [(0, None)] * num_classes
+    # The confusion matrix, without the memory for its zeros.
+    pairs, counts = (teacher * num_classes + student).unique(return_counts=True)
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        label, answer = divmod(pair, num_classes)
+        num_images[label] += count
+        if answer == label:
+            agreed[label] = count
+        elif count > confused[label][0]:
+            confused[label] = (count, answer)
+    on_truth = _by_true_class(labels, teacher, student, num_classes)
+    return tuple(
+        ClassRecord(
+            label=label,
+            num_images=num_images[label],
+            agreement=agreed[label] / num_images[label] if num_images[label] else None,
+            confused_with=confused[label][1],
+            num_confused=confused[label][0],
+            **on_truth[label],
+        )
+        for label in range(num_classes)
+    )
+
+
+def finding_records(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor | None
+) -> tuple[ClassRecord, ...]:
+    """Return one record for none and one per finding, of which an image may show several.
+
+    A finding is there where its logit is above 0. What is taken for another is counted by the
+    student's first choice.
+
+    Args:
+        logits: The student's ``(N, 1 + C)``, the first of them 0.
+        teacher_logits: Likewise.
+        labels: int64 ``(N,)``; or int8 ``(N, C)``: 1 present, 0 absent, -1 not known; or None.
+    """
+    student, teacher = _said(logits), _said(teacher_logits)
+    truth = None if labels is None else _true(labels, logits.shape[1])
+    first = logits.argmax(1)
+    return tuple(
+        _finding_record(label, teacher[:, label], student[:, label], first, truth)
+        for label in range(logits.shape[1])
+    )
+
+
+def _finding_record(
+    label: int, teacher: Tensor, student: Tensor, first: Tensor, truth: Tensor | None
+) -> ClassRecord:
+    num_images = int(teacher.sum())
+    others = first[teacher & ~student].bincount()
+    on_truth: dict[str, Any] = {}
+    if truth is not None:
+        rows = truth[:, label]
+        on_truth = {
+            "num_labelled": int(rows.sum()),
+            "teacher_accuracy": _share(teacher[rows]),
+            "accuracy": _share(student[rows]),
+        }
+    return ClassRecord(
+        label=label,
+        num_images=num_images,
+        agreement=_share(student[teacher]),
+        confused_with=int(others.argmax()) if len(others) else None,
+        num_confused=int(others.max()) if len(others) else 0,
+        **on_truth,
+    )
+
+
+def _said(logits: Tensor) -> Tensor:
+    """Return bool ``(N, 1 + C)``: no finding at all, and each of them."""
+    found = logits[:, 1:] > 0
+    return torch.cat([~found.any(1, keepdim=True), found], dim=1)
+
+
+def _true(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the same of the truth; what is not known is not there, and no image without any."""
+    if labels.ndim == 1:
+        return F.one_hot(labels, num_classes).bool()
+    return torch.cat([(labels == 0).all(1, keepdim=True), labels == 1], dim=1)
+
+
+def _share(values: Tensor) -> float | None:
+    return float(values.double().mean()) if len(values) else None
+
+
+def _by_true_class(
+    labels: Tensor | None, teacher: Tensor, student: Tensor, num_classes: int
+) -> list[dict[str, Any]]:
+    """Return size and accuracies by true class: the rest of a ClassRecord."""
+    if labels is None:
+        return [{} for _ in range(num_classes)]
+    totals = labels.bincount(minlength=num_classes).tolist()
+    rights = {
+        name: labels[answer == labels].bincount(minlength=num_classes).tolist()
+        for name, answer in (("teacher_accuracy", teacher), ("accuracy", student))
+    }
+    return [
+        {"num_labelled": total}
+        | {name: right[label] / total if total else None for name, right in rights.items()}
+        for label, total in enumerate(totals)
+    ]

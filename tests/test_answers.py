@@ -1,0 +1,465 @@
+"""Networks that answer with sigmoids, or with probabilities: known answers, and whole runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from conftest import IMAGE_SHAPE, blobs
+from PIL import Image
+from torch import Tensor, nn
+
+import dreamforge.cli
+import recover.cli
+from dreamforge.objective import finding_loss
+from recover.by_class import class_records, finding_records
+from recover.folding import folded
+from recover.loss import distillation_loss
+from recover.selection import likeness, overlap
+from shared.answers import has_sigmoids, plain_answers, settle_answers
+from shared.architectures import build_network
+from shared.checkpoint import Checkpoint
+from shared.dreamset import DreamSet
+from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.evaldata import open_eval_data
+from shared.fitting import find_last_step
+from shared.metrics import accuracy, auroc, mean_auroc
+from shared.spec import TeacherSpec
+from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
+
+FINDINGS = ("top", "left")
+SYNTH = ["--steps", "3", "--batch-size", "8", "--precision", "float32", "--device", "cpu"]
+RUN = ["--steps", "4", "--batch-size", "8", "--prune-every", "1", "--repair-images", "16"]
+RUN += ["--precision", "float32", "--device", "cpu"]
+SIZE = ["--image-size", "8", "--mean", "0.5", "--std", "0.25"]
+
+
+def quadrant_findings(labels: Tensor) -> Tensor:
+    """Of a bright quadrant: is it in the upper half, is it in the left one?  bool ``(N, 2)``."""
+    return torch.stack([labels < 2, labels % 2 == 0], dim=1)
+
+
+def trained(num_logits: int) -> nn.Module:
+    """A ResNet-8 whose logits are the first findings of bright quadrants."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network("resnet8", num_classes=num_logits)
+    images, labels = blobs(512)
+    inputs, wanted = (images / 255 - 0.5) / 0.25, quadrant_findings(labels)[:, :num_logits].float()
+    sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for step in range(40):
+        rows = slice(64 * (step % 8), 64 * (step % 8) + 64)
+        loss = F.binary_cross_entropy_with_logits(network(inputs[rows]), wanted[rows])
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    return trained(request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("answers") / "teacher.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def names_of(network: nn.Module) -> tuple[str, ...]:
+    return FINDINGS[: len(network.state_dict()["linear.bias"])]
+
+
+def table(folder: Path, names: tuple[str, ...], num_images: int = 40) -> Path:
+    """Write blobs as files, and the table of their findings."""
+    images, labels = blobs(num_images, seed=7)
+    found = quadrant_findings(labels).int().tolist()
+    lines = [",".join(["file", "age", *names])]
+    for number, (image, values) in enumerate(zip(images, found, strict=True)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+        lines.append(",".join([f"{number}.png", "57", *map(str, values[: len(names)])]))
+    path = folder / "findings.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(main: object, *words: object) -> dict:
+    result = CliRunner().invoke(main, [*map(str, words), "--json"])  # type: ignore[arg-type]
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_from_checkpoint_to_student_with_findings_all_the_way(
+    network: nn.Module, checkpoint: Path, tmp_path: Path
+) -> None:
+    names = names_of(network)
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    flags = ["--answers", "sigmoid"] if len(names) > 1 else []  # a single number shows it
+    dreams, student, real = tmp_path / "dreams.h5", tmp_path / "student", table(tmp_path, names)
+
+    made = run(
+        dreamforge.cli.main,
+        *("synth", "--teacher", checkpoint, "--n", 40, "--out", dreams, *flags, *SIZE, *SYNTH),
+        *("--class-names", tmp_path / "names.txt", "--embed-teacher"),
+    )
+    options = ["--dreams", dreams, "--eval-data", real, *RUN]
+    report = run(recover.cli.main, "run", *options, "--sparsity", 0.5, "--out", student)
+    slim = run(recover.cli.main, "run", *options, "--channels", 0.75, "--out", tmp_path / "slim")
+    judged = run(recover.cli.main, "eval", student, "--eval-data", real, "--dreams", dreams)
+
+    assert made["num_images"] == 40
+    dream_set = DreamSet.open(dreams)
+    spec = dream_set.manifest.teacher
+    assert (spec.answers, spec.num_classes) == ("sigmoid", 1 + len(names))
+    assert spec.class_names == ("none", *names)
+    logits = dream_set.select(torch.arange(40)).logits
+    assert torch.equal(logits[:, 0], torch.zeros(40, dtype=torch.float16))
+    assert report["teacher"]["accuracy"] > 0.9
+    assert report["teacher"]["auroc"] > 0.95
+    assert judged["auroc"] == report["recovered"]["auroc"]
+    assert judged["accuracy"] == report["recovered"]["accuracy"]
+    assert slim["recovered"]["num_nonzero"] < report["teacher"]["num_nonzero"]
+    # What the network itself answers is what its owner's class answers with these weights.
+    own = build_network("resnet8", num_classes=len(names)).eval()
+    tensors = torch_load(student / "student.safetensors")
+    own.load_state_dict(tensors)
+    out = tmp_path / "student.pt2"
+    run(recover.cli.main, "export", student, "--out", out)
+    images = torch.randn(3, *IMAGE_SHAPE)
+    torch.testing.assert_close(torch.export.load(out).module()(images), own(images))
+
+
+def torch_load(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_a_sigmoid_is_the_softmax_of_0_and_its_logit() -> None:
+    logits = torch.tensor([[0.0, 1.5], [0.0, -0.3]])
+
+    torch.testing.assert_close(logits.softmax(1)[:, 1], logits[:, 1].sigmoid())
+    targets = torch.tensor([1, 0])
+    torch.testing.assert_close(finding_loss(logits, targets), F.cross_entropy(logits, targets))
+
+
+def test_what_else_an_image_shows_costs_nothing_but_where_none_is_wanted() -> None:
+    logits = torch.tensor([[0.0, 2.0, 5.0], [0.0, 2.0, 5.0]])
+
+    found = finding_loss(logits[:1], torch.tensor([1]))
+    none = finding_loss(logits[1:], torch.tensor([0]))
+
+    torch.testing.assert_close(found, -torch.tensor(2.0).sigmoid().log())
+    torch.testing.assert_close(none, (1 + torch.tensor([2.0, 5.0]).exp().sum()).log())
+
+
+def test_the_distillation_loss_of_one_finding_is_that_of_two_classes() -> None:
+    draws = torch.Generator().manual_seed(0)
+    student, teacher = F.pad(torch.randn(2, 6, 1, generator=draws), (1, 0))
+
+    for temperature in (1.0, 4.0):
+        torch.testing.assert_close(
+            distillation_loss(student, teacher, temperature, sigmoids=True),
+            distillation_loss(student, teacher, temperature),
+        )
+
+
+def test_the_gradient_is_the_difference_of_the_softened_probabilities() -> None:
+    draws = torch.Generator().manual_seed(0)
+    student, teacher = F.pad(torch.randn(2, 6, 3, generator=draws), (1, 0))
+    student.requires_grad_()
+
+    distillation_loss(student, teacher, 2.0, sigmoids=True).backward()
+
+    expected = 2.0 * ((student / 2).sigmoid() - (teacher / 2).sigmoid()) / 6
+    torch.testing.assert_close(student.grad[:, 1:], expected[:, 1:].detach())
+    assert torch.equal(student.grad[:, 0], torch.zeros(6))
+
+
+def test_the_loss_of_sure_answers_stays_finite() -> None:
+    student, teacher = torch.tensor([[0.0, 500.0, -500.0]]), torch.tensor([[0.0, -500.0, 500.0]])
+
+    loss = distillation_loss(student, teacher, 1.0, sigmoids=True)
+
+    torch.testing.assert_close(loss, torch.tensor(1000.0))
+
+
+def test_overlap_and_divergence_of_known_findings() -> None:
+    # Probabilities 3/4 and 1/2 against 1/4 and 1/2.
+    student = torch.tensor([[0.0, 3.0, 1.0]]).log().nan_to_num(neginf=0.0)
+    teacher = torch.tensor([[0.0, 1 / 3, 1.0]]).log().nan_to_num(neginf=0.0)
+
+    found = likeness(student, teacher, 1, sigmoids=True)
+
+    assert overlap(student, teacher, sigmoids=True).tolist() == pytest.approx([0.75])
+    assert found.score == pytest.approx(0.75)
+    assert found.divergence == pytest.approx(0.5 * float(torch.tensor(3.0).log()), abs=1e-6)
+
+
+def test_settled_networks_and_their_copies_answer_with_none_first_and_back() -> None:
+    network = trained(2)
+    images = torch.randn(3, *IMAGE_SHAPE)
+    plain, state = network(images), fingerprint(network)
+
+    settle_answers(network, "sigmoid")
+
+    assert has_sigmoids(network)
+    assert has_sigmoids(folded(network))
+    assert fingerprint(network) == state
+    expected = torch.cat([torch.zeros(3, 1), plain], 1)
+    torch.testing.assert_close(network(images), expected)
+    torch.testing.assert_close(folded(network)(images), expected, atol=1e-4, rtol=1e-4)
+    plain_answers(network)
+    assert not has_sigmoids(network)
+    assert torch.equal(network(images), plain)
+
+
+class Ending(nn.Module):
+    """A small network of somebody's own, whose last step is ``end``."""
+
+    def __init__(self, num_logits: int, end: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.head, self.end = nn.Linear(8, num_logits), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.head(self.body(x).mean((2, 3))))
+
+
+class Squeezed(Ending):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).squeeze()
+
+
+def sigmoid_1() -> nn.Module:
+    return Ending(1, nn.Sigmoid())
+
+
+def sigmoid_3() -> nn.Module:
+    return Ending(3, nn.Sigmoid())
+
+
+def softmax_3() -> nn.Module:
+    return Ending(3, nn.Softmax(dim=1))
+
+
+def log_softmax_3() -> nn.Module:
+    return Ending(3, nn.LogSoftmax(dim=1))
+
+
+def logits_3() -> nn.Module:
+    return Ending(3, nn.Identity())
+
+
+def squeezed_1() -> nn.Module:
+    return Squeezed(1, nn.Identity())
+
+
+def squeezed_sigmoid_1() -> nn.Module:
+    return Squeezed(1, nn.Sigmoid())
+
+
+MEANT = [
+    (sigmoid_1, "sigmoid", "sigmoid", 2),
+    (sigmoid_3, "sigmoid", "sigmoid", 4),
+    (softmax_3, "softmax", "softmax", 3),
+    (log_softmax_3, None, "softmax", 3),
+    (logits_3, None, "softmax", 3),
+    (squeezed_1, None, "sigmoid", 2),
+    (squeezed_sigmoid_1, "sigmoid", "sigmoid", 2),
+]
+
+
+def own_teacher(factory: object, **options: object) -> Teacher:
+    torch.manual_seed(0)
+    tensors = factory().state_dict()  # type: ignore[operator]
+    return teacher_from_checkpoint(
+        Checkpoint(tensors=tensors, metadata={}),
+        architecture=f"test_answers:{factory.__name__}",  # type: ignore[attr-defined]
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("factory", "last_step", "answers", "num_classes"), MEANT)
+def test_what_a_network_computes_last_tells_what_its_answers_mean(
+    factory: object, last_step: str | None, answers: str, num_classes: int
+) -> None:
+    teacher = own_teacher(factory, image_size=8)
+    plain = factory().eval()  # type: ignore[operator]
+    plain.load_state_dict(teacher.network.state_dict())
+    inputs = torch.randn(5, 3, 8, 8)
+
+    assert find_last_step(plain, IMAGE_SHAPE) == last_step
+    assert (teacher.spec.answers, teacher.spec.num_classes) == (answers, num_classes)
+    logits = plain.head(plain.body(inputs).mean((2, 3)))
+    ours = teacher.network(inputs)
+    if answers == "sigmoid":
+        torch.testing.assert_close(ours, F.pad(logits, (1, 0)), atol=1e-4, rtol=1e-4)
+    else:
+        torch.testing.assert_close(ours.softmax(1), logits.softmax(1))
+    said = any("a sigmoid for" in text for text in teacher.spec.assumptions)
+    assert said == (answers == "sigmoid")
+
+
+def test_a_single_image_keeps_its_row_though_the_network_squeezes_it_away() -> None:
+    assert own_teacher(squeezed_1, image_size=8).network(torch.randn(1, 3, 8, 8)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("factory", "given", "why"),
+    [
+        (squeezed_1, "softmax", "expected sigmoid, since it answers with a single number"),
+        (sigmoid_3, "softmax", "expected sigmoid, since sigmoid is the last thing that it comp"),
+        (softmax_3, "sigmoid", "expected softmax, since softmax is the last thing that it comp"),
+    ],
+)
+def test_answers_that_the_network_cannot_mean_are_refused(
+    factory: object, given: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"--answers {given}: {why}"):
+        own_teacher(factory, image_size=8, answers=given)
+
+
+def test_mixtures_and_standardized_logits_are_refused_for_sigmoids(
+    network: nn.Module, checkpoint: Path, tmp_path: Path
+) -> None:
+    flags = ["--answers", "sigmoid", *SIZE]
+    synth = ["synth", "--teacher", str(checkpoint), *flags, *SYNTH, "--n", "40"]
+
+    mixed = CliRunner().invoke(
+        dreamforge.cli.main, [*synth, "--targets", "pairs", "--out", str(tmp_path / "m.h5")]
+    )
+    run(dreamforge.cli.main, *synth, "--out", tmp_path / "d.h5")
+    words = ["run", "--dreams", str(tmp_path / "d.h5"), "--teacher", str(checkpoint), *RUN]
+    standardized = CliRunner().invoke(
+        recover.cli.main, [*words, "--standardize-logits", "--out", str(tmp_path / "s")]
+    )
+
+    assert (mixed.exit_code, standardized.exit_code) == (2, 2)
+    assert "--targets pairs: found a teacher that answers with sigmoids" in mixed.stderr
+    assert "--standardize-logits: found a teacher that answers with" in standardized.stderr
+    assert not (tmp_path / "m.h5").exists()
+
+
+def spec_of(names: tuple[str, ...] | None = None, num_findings: int = 2) -> TeacherSpec:
+    return TeacherSpec(
+        architecture="resnet8",
+        num_classes=1 + num_findings,
+        image_shape=IMAGE_SHAPE,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        class_names=None if names is None else ("none", *names),
+        fingerprint="0" * 64,
+        answers="sigmoid",
+    )
+
+
+def test_a_table_goes_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, FINDINGS, num_images=6)
+    labels = quadrant_findings(blobs(6, seed=7)[1])
+
+    data = open_eval_data(str(path), spec_of(("left", "cough", "top")[:3], num_findings=3))
+
+    assert data.images.shape == (6, *IMAGE_SHAPE)
+    assert torch.equal(data.images, blobs(6, seed=7)[0])
+    assert data.labels[:, 0].tolist() == labels[:, 1].int().tolist()
+    assert data.labels[:, 2].tolist() == labels[:, 0].int().tolist()
+    assert data.labels[:, 1].tolist() == [-1] * 6
+    assert data.remarks == (f"{path}: nothing is known there of cough",)
+
+
+def test_a_table_without_known_names_goes_by_order_aloud(tmp_path: Path) -> None:
+    path = table(tmp_path, FINDINGS, num_images=3)
+    path.write_text(path.read_text().replace("57,1", "57,-1.0").replace("57,0", "57,"))
+
+    with pytest.raises(IncompatibleError, match=r"found 3 findings, expected the teacher's 2"):
+        open_eval_data(str(path), spec_of())
+    path.write_text(path.read_text().replace("age,", "").replace("57,", ""))
+    data = open_eval_data(str(path), spec_of())
+
+    assert data.labels[:, 0].tolist() == [-1, -1, -1]
+    assert "taken to be its in this order: top, left" in data.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a row of names"),
+        ("file,top\n", "expected a row of names"),
+        ("file\n0.png\n", "expected a row of names"),
+        ("file,top\n0.png\n", "line 2: found 1 cells, expected 2"),
+        ("file,top\n\n0.png,maybe\n", "line 3: found 'maybe', expected 1 .present., 0"),
+        ("file,top\nnone.png,1\n", "none.png"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    table(tmp_path, FINDINGS, num_images=1)
+    (tmp_path / "t.csv").write_text(text)
+
+    with pytest.raises(InputFileError, match=message) as caught:
+        open_eval_data(str(tmp_path / "t.csv"), spec_of(FINDINGS))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_is_refused_for_a_softmax_and_for_other_names(
+    tiny_teacher: Teacher, tmp_path: Path
+) -> None:
+    path = table(tmp_path, FINDINGS, num_images=2)
+
+    with pytest.raises(IncompatibleError, match=r"answers with one class per image"):
+        open_eval_data(str(path), tiny_teacher.spec)
+    with pytest.raises(IncompatibleError, match=r"found the columns age, top, left, expected"):
+        open_eval_data(str(path), spec_of(("up", "down")))
+
+
+def test_the_area_is_the_share_of_pairs_in_the_right_order() -> None:
+    draws = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (40,), generator=draws).float()  # many ties
+    present = torch.rand(40, generator=draws) < 0.3
+    positive, negative = scores[present][:, None], scores[~present][None]
+
+    expected = ((positive > negative).float() + 0.5 * (positive == negative).float()).mean()
+
+    assert auroc(scores, present) == pytest.approx(expected.item())
+    assert auroc(present.float(), present) == 1
+    assert auroc(scores, torch.ones(40, dtype=torch.bool)) is None
+
+
+def test_accuracy_and_area_leave_out_what_is_not_known() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0], [0.0, -1.0, 2.0], [0.0, 3.0, 3.0]])
+    known = torch.tensor([[1, -1], [0, 1], [-1, 0]], dtype=torch.int8)
+
+    assert accuracy(logits, known) == pytest.approx(3 / 4)
+    # The first finding's known pair is in order, the second's is not.
+    assert mean_auroc(logits, known) == pytest.approx(0.5)
+    two, labels = torch.tensor([[0.0, 1.0], [0.0, 2.0], [1.0, 0.0]]), torch.tensor([0, 1, 0])
+    assert mean_auroc(two, labels) == 1
+    assert mean_auroc(logits, labels) is None
+
+
+def test_records_of_one_finding_are_those_of_two_classes() -> None:
+    draws = torch.Generator().manual_seed(1)
+    student, teacher = F.pad(torch.randn(2, 50, 1, generator=draws), (1, 0))
+    labels = torch.randint(0, 2, (50,), generator=draws)
+
+    assert finding_records(student, teacher, labels) == class_records(student, teacher, labels)
+    assert finding_records(student, teacher, labels[:, None].to(torch.int8)) == class_records(
+        student, teacher, labels
+    )
+
+
+def test_records_count_every_finding_of_an_image() -> None:
+    teacher = torch.tensor([[0.0, 1.0, 2.0], [0.0, -1.0, -1.0], [0.0, 1.0, -1.0]])
+    student = torch.tensor([[0.0, -1.0, 2.0], [0.0, -1.0, -1.0], [0.0, -1.0, -2.0]])
+
+    none, first, second = finding_records(student, teacher, None)
+
+    assert (none.num_images, none.agreement) == (1, 1.0)
+    assert (first.num_images, first.agreement, first.num_confused) == (2, 0.0, 1)
+    assert (second.num_images, second.agreement, second.confused_with) == (1, 1.0, None)
