@@ -12,6 +12,7 @@ import click
 from shared.cli import emit, say, show_table
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
+from shared.spec import SOFTMAX
 
 FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
@@ -189,6 +190,7 @@ def _show_info(record: dict[str, Any]) -> None:
         ("mean", _numbers(teacher["mean"])),
         ("std", _numbers(teacher["std"])),
         ("classes", f"{record['num_classes_present']} of {record['num_classes']}"),
+        ("answers", teacher.get("answers", SOFTMAX)),
         ("images per class", f"{low}" if low == high else f"{low} to {high}"),
         ("size", f"{size_text(record['num_bytes'])} in {_files(record['num_shards'])}"),
         ("teacher", f"{teacher['architecture']}, weights {embedded}"),

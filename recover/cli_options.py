@@ -25,7 +25,7 @@ DREAMS = click.option(
 EVAL_DATA = click.option(
     "--eval-data",
     metavar="SOURCE",
-    help="real images to judge by: a folder per class, or cifar10:ROOT",
+    help="real images to judge by: a folder per class, cifar10:ROOT, or a table of findings (.csv)",
 )
 TEACHER = click.option(
     "--teacher",
