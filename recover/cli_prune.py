@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
-from recover.config import PRUNING_OPTIONS, RecoverConfig
+from recover.config import RecoverConfig
+from recover.settings import PRUNING_OPTIONS
 from shared.cli import command_line, emit, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display

@@ -4,6 +4,7 @@ No torch here: ``recover --help`` must answer at once.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from shared.errors import ConfigError
 
 FEATURE_WEIGHT = 10.0
 USUAL_RATE = 0.05
+FISHER_FROM = 0.97  # sparsity: measured were 0.98, where it gains, and 0.95, where it does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +34,12 @@ class RecoverConfig:
         max=1,
         metavar="FRACTION",
     )
-    importance: str = option(
-        "magnitude",
+    importance: str | None = option(
+        None,
         "what makes a weight worth keeping; magnitude: its absolute value; fisher: that times the "
         "root of its mean squared gradient over the last steps (Theis et al. 2018), only with "
-        "--schedule gradual, and there the default of --channels; random: chance, a control",
+        "--schedule gradual; random: chance, a control  [default: magnitude; fisher where it is "
+        "possible with --channels, and from a sparsity of 0.97 on]",
         choices=("magnitude", "fisher", "random"),
     )
     allocation: str = option(
@@ -167,7 +170,7 @@ class RecoverConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        if self.allocation == "lamp" and self.importance != "magnitude":
+        if self.allocation == "lamp" and self.importance not in (None, "magnitude"):
             raise ConfigError(
                 f"--allocation lamp: found --importance {self.importance}, expected magnitude, "
                 "which is what LAMP rescales"
@@ -258,7 +261,11 @@ class RecoverConfig:
         if rate is None:
             rate = USUAL_RATE if self.student else usual_rate
         return dataclasses.replace(
-            self, shift=min(shift, min(image_shape[1:]) - 1), feature_weight=weight, lr=rate
+            self,
+            importance=self.importance or usual_importance(self.to_json()),
+            shift=min(shift, min(image_shape[1:]) - 1),
+            feature_weight=weight,
+            lr=rate,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -273,19 +280,18 @@ class RecoverConfig:
         return record
 
 
-# Of a run's options, those that `recover prune` has, too.
-PRUNING_OPTIONS = (
-    "sparsity",
-    "importance",
-    "allocation",
-    "keep",
-    "keep_first",
-    "keep_last",
-    "batch_size",
-    "repair",
-    "reconstruct",
-    "repair_images",
-    "holdout",
-    "seed",
-    "device",
-)
+def usual_importance(config: Mapping[str, Any]) -> str:
+    """Return what ``--importance`` is where nobody says: what ended at more accuracy, measured.
+
+    Gradients need steps to be taken before anything is removed. They tell channels best, and
+    weights where few are left; below, magnitude is as good or better (benchmarks/RESULTS.md).
+
+    Args:
+        config: Of :meth:`RecoverConfig.to_json`.
+    """
+    if config["schedule"] == "one-shot" or config["steps"] == 0:
+        return "magnitude"
+    if config["channels"] is not None:
+        return "fisher"
+    is_sparse = config["sparsity"] >= FISHER_FROM and config["student"] is None
+    return "fisher" if is_sparse and config["allocation"] == "global" else "magnitude"

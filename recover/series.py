@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 
+from recover.config import usual_importance
 from recover.figures import NUM_COLORS, Line
 from recover.measures import value_of
 from recover.results import Result
@@ -32,6 +34,9 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
         # Levels of one sweep have numbers of their own: what counts is that they have one.
         for name in ("warm_start", "channels"):
             settings[name] = settings.get(name) is not None
+        with suppress(KeyError):  # reports of other versions
+            if settings["importance"] == usual_importance(result.report.config):
+                settings["importance"] = None  # levels differ in it, and belong together
         key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
         groups.setdefault(key, []).append(result)
     members = list(groups.values())

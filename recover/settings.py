@@ -14,10 +14,7 @@ DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities of a sweep
 
 # A student of its own architecture is small already: it is pruned when somebody asks for it.
 ANOTHER_STUDENT: Mapping[str, Any] = {"sparsity": 0.0}
-# So is one with fewer channels. What to remove is best told by the gradients of the steps, where
-# there are some before it is removed (benchmarks/RESULTS.md).
-FEWER_CHANNELS: Mapping[str, Any] = {"sparsity": 0.0}
-ON_THE_WAY: Mapping[str, Any] = {"importance": "fisher"}
+FEWER_CHANNELS: Mapping[str, Any] = {"sparsity": 0.0}  # so is one with fewer channels
 # What a pruned copy of the teacher starts with, random weights have yet to learn: more steps, a
 # larger rate and the weight decay that small networks are trained with (He et al. 2016,
 # arXiv:1512.03385, section 4.2: rate 0.1; 5e-4 as in Zagoruyko & Komodakis 2016, arXiv:1605.07146).
@@ -28,6 +25,23 @@ FROM_SCRATCH: Mapping[str, Any] = {
     "weight_decay": 5e-4,
     "repair_images": 0,
 }
+
+# Of a run's options, those that `recover prune` has, too.
+PRUNING_OPTIONS = (
+    "sparsity",
+    "importance",
+    "allocation",
+    "keep",
+    "keep_first",
+    "keep_last",
+    "batch_size",
+    "repair",
+    "reconstruct",
+    "repair_images",
+    "holdout",
+    "seed",
+    "device",
+)
 
 
 def base_settings(preset: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +54,7 @@ def base_settings(preset: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         preset: Name in :data:`recover.presets.PRESETS`.
         arguments: By field of the config; None where not given.
     """
-    return {**_from_scratch(arguments), **PRESETS[preset], **_smaller(preset, arguments)}
+    return {**_from_scratch(arguments), **PRESETS[preset], **_smaller(arguments)}
 
 
 def remark_on_student(preset: str, arguments: Mapping[str, Any]) -> str | None:
@@ -70,12 +84,8 @@ def default_suffix(config: RecoverConfig) -> str:
     return student_suffix(config) + ("" if config.student and not config.sparsity else sparsity)
 
 
-def _smaller(preset: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    if arguments.get("channels") is None:
-        return _another_student(arguments)
-    given = {**PRESETS[preset], **{k: v for k, v in arguments.items() if v is not None}}
-    in_one_shot = given.get("schedule") == "one-shot" or given.get("steps") == 0
-    return FEWER_CHANNELS if in_one_shot else {**FEWER_CHANNELS, **ON_THE_WAY}
+def _smaller(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _another_student(arguments) if arguments.get("channels") is None else FEWER_CHANNELS
 
 
 def _another_student(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

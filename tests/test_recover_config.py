@@ -1,7 +1,8 @@
 import pytest
 
-from recover.config import PRUNING_OPTIONS, RecoverConfig
+from recover.config import RecoverConfig
 from recover.presets import PRESETS
+from recover.settings import PRUNING_OPTIONS
 from shared.cli_options import build_config
 from shared.errors import ConfigError
 

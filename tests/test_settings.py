@@ -79,18 +79,25 @@ def test_folders_are_named_after_student_and_sparsity(changes: dict[str, Any], s
 @pytest.mark.parametrize(
     ("preset", "given", "importance"),
     [
-        ("default", {}, "fisher"),
-        ("default", {"schedule": "one-shot"}, "magnitude"),
-        ("default", {"steps": 0}, "magnitude"),
-        ("default", {"importance": "random"}, "random"),
-        ("tripurwar2025", {}, "magnitude"),
-        ("tripurwar2025", {"schedule": "gradual"}, "fisher"),
+        ("default", {"channels": 0.5}, "fisher"),
+        ("default", {"channels": 0.5, "schedule": "one-shot"}, "magnitude"),
+        ("default", {"channels": 0.5, "steps": 0}, "magnitude"),
+        ("default", {"channels": 0.5, "importance": "random"}, "random"),
+        ("tripurwar2025", {"channels": 0.5}, "magnitude"),
+        ("tripurwar2025", {"channels": 0.5, "schedule": "gradual"}, "fisher"),
+        ("default", {"sparsity": 0.98}, "fisher"),
+        ("default", {"sparsity": 0.95}, "magnitude"),
+        ("default", {"sparsity": 0.98, "importance": "magnitude"}, "magnitude"),
+        ("default", {"sparsity": 0.98, "schedule": "one-shot"}, "magnitude"),
+        ("default", {"sparsity": 0.98, "allocation": "lamp"}, "magnitude"),
+        ("default", {"sparsity": 0.98, "student": "resnet20"}, "magnitude"),
     ],
 )
-def test_channels_go_by_gradients_where_there_are_some(
+def test_gradients_decide_where_there_are_some_and_it_pays(
     preset: str, given: dict[str, Any], importance: str
 ) -> None:
-    config = config_of(preset, channels=0.5, **given)
+    config = config_of(preset, **given)
 
-    assert (config.sparsity, config.importance) == (0, importance)
-    assert default_suffix(config) == "-c0.5"
+    assert config.resolve((3, 8, 8)).importance == importance
+    if "channels" in given:
+        assert (config.sparsity, default_suffix(config)) == (0, "-c0.5")

@@ -38,7 +38,8 @@ def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> D
 
 
 def slim_config(**changes: object) -> RecoverConfig:
-    return quick_config(**{"sparsity": 0.0, "channels": 0.5, **changes})
+    facts = {"sparsity": 0.0, "channels": 0.5, "importance": "magnitude"}
+    return quick_config(**{**facts, **changes})
 
 
 def chain() -> nn.Sequential:
