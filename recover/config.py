@@ -4,16 +4,15 @@ No torch here: ``recover --help`` must answer at once.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recover.usual import usual_importance
 from shared.config import option, validate
 from shared.errors import ConfigError
 
 FEATURE_WEIGHT = 10.0
 USUAL_RATE = 0.05
-FISHER_FROM = 0.97  # sparsity: measured were 0.98, where it gains, and 0.95, where it does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,12 @@ class RecoverConfig:
         above=0,
         max=1,
         metavar="FRACTION",
+    )
+    round_to: int = option(
+        1,
+        "--channels: keep numbers of channels that are multiples of this, such as the 8 or 16 that "
+        "hardware computes at once; layers with fewer keep all or any number of theirs",
+        min=1,
     )
     importance: str | None = option(
         None,
@@ -220,6 +225,11 @@ class RecoverConfig:
 
     def _refuse_beside_channels(self) -> None:
         if self.channels is None:
+            if self.round_to > 1:
+                raise ConfigError(
+                    f"--round-to {self.round_to}: found no --channels, expected the fraction of "
+                    "them that is kept"
+                )
             return
         for name, expected in (
             ("sparsity", 0.0),
@@ -278,20 +288,3 @@ class RecoverConfig:
         for name in ("device", "checkpoint_every"):
             del record[name]
         return record
-
-
-def usual_importance(config: Mapping[str, Any]) -> str:
-    """Return what ``--importance`` is where nobody says: what ended at more accuracy, measured.
-
-    Gradients need steps to be taken before anything is removed. They tell channels best, and
-    weights where few are left; below, magnitude is as good or better (benchmarks/RESULTS.md).
-
-    Args:
-        config: Of :meth:`RecoverConfig.to_json`.
-    """
-    if config["schedule"] == "one-shot" or config["steps"] == 0:
-        return "magnitude"
-    if config["channels"] is not None:
-        return "fisher"
-    is_sparse = config["sparsity"] >= FISHER_FROM and config["student"] is None
-    return "fisher" if is_sparse and config["allocation"] == "global" else "magnitude"

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 
-from recover.config import usual_importance
 from recover.figures import NUM_COLORS, Line
 from recover.measures import value_of
 from recover.results import Result
+from recover.usual import usual_importance
 
 UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
 

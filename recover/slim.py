@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
-from recover.worth import LEAST_SHARE, Positions, highest, unit_scores, worth_most
+from recover.worth import LEAST_SHARE, Positions, highest, rounded, unit_scores, worth_most
 from shared.architectures import resize
 from shared.errors import IncompatibleError
 from shared.seeding import generator
@@ -93,6 +93,7 @@ class Slimming:
         *,
         squared_gradients: Mapping[str, Tensor] | None = None,
         by_worth: bool = False,
+        round_to: int = 1,
         seed: int | None = None,
     ) -> Cut:
         """Return what to cut, so that each group has ``fraction`` of its units left, at least one.
@@ -105,6 +106,7 @@ class Slimming:
             squared_gradients: Weighs squared weights with them instead of layer by layer.
             by_worth: With ``squared_gradients``, let layers keep other shares than that: units go
                 by what is lost with each of their multiply-adds, until as few of these are left.
+            round_to: Groups keep multiples of it, where they have as many.
             seed: Of a random choice instead, the control experiment.
         """
         wanted = [
@@ -112,10 +114,13 @@ class Slimming:
             for group, is_free in zip(self._groups, self._is_free, strict=True)
         ]
         if squared_gradients is not None and by_worth:
-            best = self._worth_most(network, squared_gradients, wanted)
+            best = self._worth_most(network, squared_gradients, wanted, round_to)
         else:
             best = [
-                highest(self._scores(network, number, squared_gradients, seed), count)
+                highest(
+                    self._scores(network, number, squared_gradients, seed),
+                    rounded(count, round_to, len(self._groups[number])),
+                )
                 for number, count in enumerate(wanted)
             ]
         self.kept = [units[stays] for units, stays in zip(self.kept, best, strict=True)]
@@ -148,6 +153,7 @@ class Slimming:
             fraction or config.channels or 1.0,
             squared_gradients=squared_gradients,
             by_worth=config.allocation == "global",
+            round_to=config.round_to,
             seed=config.seed if config.importance == "random" else None,
         )
 
@@ -193,7 +199,11 @@ class Slimming:
         return draws[torch.from_numpy(self.kept[number])]
 
     def _worth_most(
-        self, network: nn.Module, squared_gradients: Mapping[str, Tensor], wanted: Sequence[int]
+        self,
+        network: nn.Module,
+        squared_gradients: Mapping[str, Tensor],
+        wanted: Sequence[int],
+        round_to: int,
     ) -> list[Positions]:
         """Return which of each group's units stay, so that all cost what ``wanted`` of each would.
 
@@ -234,6 +244,7 @@ class Slimming:
             least,
             cost=lambda best: macs([u[b] for u, b in zip(self.kept, best, strict=True)]),
             budget=macs([np.arange(count) for count in wanted]),
+            round_to=round_to,
         )
 
     def _positions_left(self, kept: Sequence[Positions] | None = None) -> dict[Axis, Positions]:

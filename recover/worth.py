@@ -20,6 +20,25 @@ def highest(scores: Tensor, number: int) -> Positions:
     return best
 
 
+def rounded(count: int, multiple: int, most: int, *, down: bool = False) -> int:
+    """Return the multiple that is nearest to ``count``, or the next one below, from 1 to ``most``.
+
+    Where there is none but 0, which no layer is left with, it is ``count``; a number that is all
+    there is may stay, whatever it is.
+
+    Args:
+        count: At least 1.
+        multiple: At least 1.
+        most: How many there are.
+        down: Never return more than ``count``, where there is a multiple below it.
+    """
+    if count >= most or most < multiple:
+        return min(count, most)
+    lower = count // multiple * multiple
+    nearest = lower if down or 2 * (count - lower) < multiple else lower + multiple
+    return min(most, max(nearest, multiple))
+
+
 @torch.no_grad()
 def unit_scores(
     network: nn.Module,
@@ -55,6 +74,7 @@ def worth_most(
     least: Sequence[int],
     cost: Callable[[Sequence[Positions]], int],
     budget: int,
+    round_to: int = 1,
 ) -> list[Positions]:
     """Return which units of each group to keep: those worth most, as many as the budget allows.
 
@@ -63,16 +83,42 @@ def worth_most(
         least: How many each group keeps in any case.
         cost: Of what is kept; more cost no less.
         budget: The most that may be spent; exceeded only where ``least`` does.
+        round_to: Numbers of units are multiples of it, see :func:`rounded`.
     """
 
     def kept_above(threshold: float) -> list[Positions]:
         counts = [int((values >= threshold).sum()) for values in worth]
         return [
-            highest(values, max(count, fewest))
+            highest(values, rounded(max(count, fewest), round_to, len(values), down=True))
             for values, count, fewest in zip(worth, counts, least, strict=True)
         ]
 
     thresholds = torch.cat(tuple(worth)).sort().values.tolist()
     thresholds.append(float("inf"))
     place = bisect_left(thresholds, True, key=lambda t: cost(kept_above(t)) <= budget)
-    return kept_above(thresholds[min(place, len(thresholds) - 1)])
+    kept = kept_above(thresholds[min(place, len(thresholds) - 1)])
+    return kept if round_to == 1 else _filled(kept, worth, cost, budget, round_to)
+
+
+def _filled(
+    kept: list[Positions],
+    worth: Sequence[Tensor],
+    cost: Callable[[Sequence[Positions]], int],
+    budget: int,
+    round_to: int,
+) -> list[Positions]:
+    """Give groups more units, ``round_to`` at a time, worth most first, while the budget allows."""
+    ranked = [values.sort(descending=True).values for values in worth]
+    left = set(range(len(kept)))
+    while left:
+        next_worth = {
+            number: float(ranked[number][len(kept[number]) :][:round_to].sum()) for number in left
+        }
+        best = max(sorted(left), key=next_worth.__getitem__)
+        more = highest(worth[best], len(kept[best]) + round_to)
+        tried = [*kept[:best], more, *kept[best + 1 :]]
+        if len(more) > len(kept[best]) and cost(tried) <= budget:
+            kept = tried
+        else:
+            left.remove(best)
+    return kept

@@ -23,7 +23,7 @@ from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at
 from recover.slim import Slimming, require_flow, slimming_of
-from recover.worth import unit_scores, worth_most
+from recover.worth import rounded, unit_scores, worth_most
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
@@ -339,3 +339,56 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, object], messag
         slim_config(**changes)
 
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("count", "nearest", "below"),
+    [(1, 8, 8), (11, 8, 8), (12, 16, 8), (16, 16, 16), (19, 16, 16), (20, 20, 20), (30, 20, 20)],
+)
+def test_numbers_are_rounded_to_multiples_and_all_may_stay(
+    count: int, nearest: int, below: int
+) -> None:
+    assert rounded(count, 8, 20) == nearest
+    assert rounded(count, 8, 20, down=True) == below
+    assert rounded(min(count, 7), 8, 7) == min(count, 7)  # of seven there is no multiple
+    assert rounded(count, 1, 40) == count
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "fisher"])
+@pytest.mark.parametrize("channels", [0.8, 0.6, 0.3])
+def test_rounded_students_have_whole_multiples_and_cost_as_little(
+    tiny_teacher: Teacher, channels: float, importance: str
+) -> None:
+    macs = {}
+    for round_to in (1, 8):
+        network = copy.deepcopy(tiny_teacher.network)
+        slimming = Slimming(network, SHAPE)
+        draws = torch.Generator().manual_seed(0)
+        squares = {
+            name: torch.rand(p.shape, generator=draws) ** 4
+            for name, p in network.named_parameters()
+        }
+        for fraction in (0.9, channels):
+            cut = slimming.cut(
+                network,
+                fraction,
+                squared_gradients=squares if importance == "fisher" else None,
+                by_worth=True,
+                round_to=round_to,
+            )
+            cut.apply(network)
+            squares = {name: cut.of(name, each) for name, each in squares.items()}
+        macs[round_to] = count_macs(network, torch.zeros(1, *SHAPE))[0]
+        widths = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
+
+    assert all(width % 8 == 0 for width in widths)
+    if importance == "magnitude" or channels < 0.5:  # of 16 channels 8 are the fewest
+        assert 0.5 * macs[1] < macs[8] < 2.5 * macs[1]
+    else:
+        assert 0.8 * macs[1] < macs[8] <= macs[1]
+    network.eval()(torch.zeros(2, *SHAPE))
+
+
+def test_rounding_without_channels_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--round-to 8: found no --channels"):
+        quick_config(round_to=8)
