@@ -12,13 +12,13 @@ better (:func:`dreamforge.objective.class_loss`, :func:`recover.loss.distillatio
 Networks are also found that answer with the probabilities themselves. Their logarithms serve.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.spec import SIGMOID, SOFTMAX
 
 _LEAST = 1e-30  # of a probability: below, gradients of its logarithm are no numbers
-_MOST = 1 - 2**-23  # of a sigmoid's: what float32 still tells from 1
 # What computed a tensor, as autograd names it, and whether it only changed the shape.
 _PROBABILITIES = {"SoftmaxBackward0": SOFTMAX, "SigmoidBackward0": SIGMOID}
 _SHAPES = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Select", "Clone")
@@ -81,7 +81,8 @@ def _of_softmax(network: nn.Module, inputs: tuple[Tensor, ...], shares: Tensor) 
 
 
 def _of_sigmoid(network: nn.Module, inputs: tuple[Tensor, ...], shares: Tensor) -> Tensor:
-    return shares.float().clamp(_LEAST, _MOST).logit()
+    most = 1 - torch.finfo(shares.dtype).eps  # what still differs from 1, in bfloat16, too
+    return shares.float().clamp(_LEAST, most).logit()
 
 
 _OURS = (_with_none, _of_softmax, _of_sigmoid)

@@ -305,6 +305,19 @@ def test_what_a_network_computes_last_tells_what_its_answers_mean(
     assert said == (answers == "sigmoid")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sure_probabilities_become_finite_logits_that_rise(dtype: torch.dtype) -> None:
+    network = nn.Sigmoid()
+    settle_answers(network, "sigmoid", "sigmoid")
+
+    rising = network(torch.linspace(-200, 200, 401)[:, None].to(dtype))[:, 1]
+
+    assert rising.isfinite().all()
+    assert (rising.diff() >= 0).all()
+    assert rising[0] < -50
+    assert rising[-1] > 4.8  # of bfloat16 1 - 2^-7 is the largest below 1
+
+
 def test_a_single_image_keeps_its_row_though_the_network_squeezes_it_away() -> None:
     assert own_teacher(squeezed_1, image_size=8).network(torch.randn(1, 3, 8, 8)).shape == (1, 2)
 
