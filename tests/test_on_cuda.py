@@ -144,8 +144,12 @@ def test_without_the_simulation_there_is_no_such_device() -> None:
         ["--method", "generator", "--meta-batches", "3"],
         ["--preset", "yin2020-cifar10", "--diversity-weight", "1"],
         ["--preset", "tripurwar2025"],
+        ["--answers", "sigmoid"],
     ],
-    ids=["default", "pixels", "crops", "adaptive", "generator", "yin2020", "tripurwar2025"],
+    ids=[
+        *("default", "pixels", "crops", "adaptive", "generator", "yin2020", "tripurwar2025"),
+        "sigmoids",
+    ],
 )
 def test_dreams_are_made_by_the_same_lines(
     options: list[str], teacher_file: Path, tmp_path: Path
@@ -194,6 +198,24 @@ def test_students_are_taught_by_the_same_lines(
     assert all(torch.equal(on_cuda[name], tensor) for name, tensor in on_cpu.items())
     assert reports[0]["recovered"] == reports[1]["recovered"]
     assert reports[1]["provenance"]["device"] == "simulated"
+
+
+@pytest.mark.slow
+def test_students_of_sigmoids_are_taught_by_the_same_lines(
+    teacher_file: Path, tmp_path: Path
+) -> None:
+    dreams = tmp_path / "set" / "dreams.h5"
+    words = ("--answers", "sigmoid", *SYNTH, "--device", "cpu", "--out", dreams)
+    run(dreamforge, "synth", "--teacher", teacher_file, *words)
+
+    made = on_both(
+        *(recover, "run", "--dreams", dreams, "--teacher", teacher_file, *RUN),
+        out=tmp_path / "recovered",
+    )
+
+    on_cpu, on_cuda = (load_file(folder / "student.safetensors") for folder in made)
+    assert all(torch.equal(on_cuda[name], tensor) for name, tensor in on_cpu.items())
+    assert len(on_cpu["linear.bias"]) == 4
 
 
 @pytest.mark.slow
