@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recover.config import RecoverConfig
 from recover.importance import PRUNED, importance, prunable_weights
 from recover.masks import Masks, global_masks, layerwise_masks, num_weights_kept
+from recover.pattern import protect_best
 from shared.errors import ConfigError
 
 _WHOLE = 2**61  # a layer's squares add up to this in integers: the sum stays below 2^63
@@ -52,6 +53,8 @@ def choose_masks(
         scores = {name: lamp_scores(score) for name, score in scores.items()}
     for name in whole:
         scores[name].fill_(math.inf)
+    if config.pattern is not None:
+        protect_best(network, scores, config, whole)
     return global_masks(scores, sparsity)
 
 

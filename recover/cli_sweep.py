@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=FILE,
     help="folder of the levels' folders  [default: <dreams>-sweep, here]",
 )
-@recovery_options(without=("sparsity", "channels"))
+@recovery_options(without=("sparsity", "channels", "pattern"))
 @BUDGET
 @click.option(
     "--warm-start",

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from recover.together import refuse_beside_channels, refuse_beside_pattern
 from recover.usual import usual_importance
 from shared.config import option, validate
 from shared.errors import ConfigError
@@ -32,6 +33,12 @@ class RecoverConfig:
         above=0,
         max=1,
         metavar="FRACTION",
+    )
+    pattern: str | None = option(
+        None,
+        "instead of any weights keep N of every M along the input channels, such as 2:4, which "
+        "sparse tensor cores skip; layers without a multiple of M input channels stay dense",
+        metavar="N:M",
     )
     round_to: int = option(
         1,
@@ -212,7 +219,8 @@ class RecoverConfig:
                         f"{name} {value}: found --student {self.student} with random weights, "
                         "expected a trained network to be near to; pass --student-weights"
                     )
-        self._refuse_beside_channels()
+        refuse_beside_channels(self)
+        refuse_beside_pattern(self)
         if self.warm_start is not None and not 0 <= self.warm_start <= self.sparsity:
             raise ConfigError(
                 f"--warm-start: found a student of sparsity {self.warm_start:g}, expected at "
@@ -221,37 +229,6 @@ class RecoverConfig:
         if self.final_repair and self.holdout == 0:
             raise ConfigError(
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"
-            )
-
-    def _refuse_beside_channels(self) -> None:
-        if self.channels is None:
-            if self.round_to > 1:
-                raise ConfigError(
-                    f"--round-to {self.round_to}: found no --channels, expected the fraction of "
-                    "them that is kept"
-                )
-            return
-        for name, expected in (
-            ("sparsity", 0.0),
-            ("student", None),
-            ("warm_start", None),
-            ("reconstruct", "none"),
-        ):
-            found = getattr(self, name)
-            if found != expected:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(
-                    f"--channels {self.channels:g}: found {flag} {found}, expected one of the two"
-                )
-        if self.allocation not in ("global", "uniform"):
-            raise ConfigError(
-                f"--channels {self.channels:g}: found --allocation {self.allocation}, expected "
-                "global or uniform"
-            )
-        if self.repair == "matched":
-            raise ConfigError(
-                f"--channels {self.channels:g}: found --repair matched, which compares channel by "
-                "channel, expected batch-norm or none"
             )
 
     def resolve(

@@ -5,8 +5,7 @@ from typing import Any
 
 from recover.config import RecoverConfig
 from recover.folder import changed_arguments
-from recover.preparation import named_arguments
-from recover.rate import usual_rate
+from recover.preparation import named_arguments, resolved
 from recover.report import RecoveryReport
 from recover.results import read_report
 from shared.dreamset import DreamSet
@@ -49,7 +48,7 @@ def asked_arguments(
     config: RecoverConfig, teacher: Teacher, dreams: DreamSet | None, num_eval_images: int | None
 ) -> dict[str, Any]:
     """Return what decides the result of a run, before anything is prepared for it."""
-    identity = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network)).identity()
+    identity = resolved(config, teacher).identity()
     digest = None if dreams is None else dreams.manifest.digest()
     return named_arguments(identity, teacher.spec.fingerprint, digest, num_eval_images)
 

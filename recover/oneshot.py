@@ -10,8 +10,7 @@ from recover.evaluate import Judge
 from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
 from recover.pipeline import empty_layer_warnings, pruned_copy, recover_student
-from recover.preparation import named_arguments
-from recover.rate import usual_rate
+from recover.preparation import named_arguments, resolved
 from recover.report import RecoveryReport
 from shared.device import describe_device
 from shared.dreamset import DreamSet
@@ -91,7 +90,7 @@ def _prune_without_dreams(
     config: RecoverConfig, teacher: Teacher, out: Path, *, overwrite: bool, command: str
 ) -> RecoveryReport:
     started = time.monotonic()
-    config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))
+    config = resolved(config, teacher)
     network, masks = pruned_copy(teacher, config)
     folder = RunFolder(
         out, named_arguments(config.identity(), teacher.spec.fingerprint, None, None)

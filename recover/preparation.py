@@ -1,5 +1,6 @@
 """Everything a run needs before the first forward pass, checked against each other."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
+from recover.pattern import pattern_sparsity
 from recover.rate import usual_rate
 from recover.remarks import few_held_out
 from recover.student import origin_of_student
@@ -81,7 +83,7 @@ def prepare(
         )
     warnings = _compare(teacher.spec, dreams.manifest.teacher, allow_teacher_mismatch)
     device = resolve_device(config.device)
-    config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))
+    config = resolved(config, teacher)
     origin, remarks = origin_of_student(config, teacher)
     whole_layers(origin.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)
@@ -99,6 +101,27 @@ def prepare(
         group=group,
         warnings=(*teacher.spec.assumptions, *warnings, *remarks),
     )
+
+
+def resolved(config: RecoverConfig, teacher: Teacher) -> RecoverConfig:
+    """Return the config with every choice made that depends on the teacher.
+
+    Raises:
+        ConfigError: If there is no such pattern, or a sparsity beside it; or as
+            :func:`recover.allocation.whole_layers`.
+        IncompatibleError: If no layer can have the pattern.
+    """
+    config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))
+    if config.pattern is None:
+        return config
+    whole = whole_layers(teacher.network, config)
+    sparsity = pattern_sparsity(teacher.network, config.pattern, whole)
+    if config.sparsity not in (0.0, sparsity):
+        raise ConfigError(
+            f"--pattern {config.pattern}: found --sparsity {config.sparsity:g}, expected one of "
+            "the two"
+        )
+    return dataclasses.replace(config, sparsity=sparsity)
 
 
 def run_arguments(setup: Setup, num_eval_images: int | None) -> dict[str, Any]:

@@ -14,7 +14,8 @@ DEFAULT_LEVELS = "0.5,0.8,0.9,0.95"  # sparsities of a sweep
 
 # A student of its own architecture is small already: it is pruned when somebody asks for it.
 ANOTHER_STUDENT: Mapping[str, Any] = {"sparsity": 0.0}
-FEWER_CHANNELS: Mapping[str, Any] = {"sparsity": 0.0}  # so is one with fewer channels
+# Fewer channels, or a pattern of zeros, say how much is removed.
+SAID_OTHERWISE: Mapping[str, Any] = {"sparsity": 0.0}
 # What a pruned copy of the teacher starts with, random weights have yet to learn: more steps, a
 # larger rate and the weight decay that small networks are trained with (He et al. 2016,
 # arXiv:1512.03385, section 4.2: rate 0.1; 5e-4 as in Zagoruyko & Komodakis 2016, arXiv:1605.07146).
@@ -80,12 +81,15 @@ def default_suffix(config: RecoverConfig) -> str:
     """Return ``-s0.8``, ``-c0.5``, ``-resnet20``...: what follows the dream set's name."""
     if config.channels is not None:
         return f"-c{config.channels:g}"
+    if config.pattern is not None:
+        return "-" + config.pattern.replace(":", "of")
     sparsity = f"-s{config.sparsity:g}"
     return student_suffix(config) + ("" if config.student and not config.sparsity else sparsity)
 
 
 def _smaller(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _another_student(arguments) if arguments.get("channels") is None else FEWER_CHANNELS
+    says = any(arguments.get(name) is not None for name in ("channels", "pattern"))
+    return SAID_OTHERWISE if says else _another_student(arguments)
 
 
 def _another_student(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

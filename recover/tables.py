@@ -84,6 +84,8 @@ def level_of(report: RecoveryReport) -> str:
     """Return what was pruned of the student's network: ``90 %``, or ``50 % of channels``."""
     if report.config.get("channels") is not None:
         return str(report.student)
+    if report.config.get("pattern") is not None:
+        return f"{report.config['pattern']} ({100 * report.sparsity:.4g} %)"
     return f"{100 * report.sparsity:.4g} %"
 
 

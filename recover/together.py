@@ -1,0 +1,50 @@
+"""Which options do not go together where less is kept than any weights. No torch here."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recover.config import RecoverConfig
+
+
+def refuse_beside_channels(config: "RecoverConfig") -> None:
+    """Raise ConfigError where ``--channels`` has no meaning beside another option, or lacks."""
+    if config.channels is None:
+        if config.round_to > 1:
+            raise ConfigError(
+                f"--round-to {config.round_to}: found no --channels, expected the fraction of them "
+                "that is kept"
+            )
+        return
+    asked = f"--channels {config.channels:g}"
+    expected = {"sparsity": 0.0, "student": None, "warm_start": None, "reconstruct": "none"}
+    _refuse_others(config, asked, expected)
+    if config.allocation not in ("global", "uniform"):
+        raise ConfigError(
+            f"{asked}: found --allocation {config.allocation}, expected global or uniform"
+        )
+    if config.repair == "matched":
+        raise ConfigError(
+            f"{asked}: found --repair matched, which compares channel by channel, expected "
+            "batch-norm or none"
+        )
+
+
+def refuse_beside_pattern(config: "RecoverConfig") -> None:
+    """Raise ConfigError where ``--pattern`` has no meaning beside another option."""
+    if config.pattern is None:
+        return
+    asked = f"--pattern {config.pattern}"
+    _refuse_others(config, asked, {"channels": None, "student": None, "warm_start": None})
+    if config.allocation != "global":
+        raise ConfigError(f"{asked}: found --allocation {config.allocation}, expected global")
+
+
+def _refuse_others(config: "RecoverConfig", asked: str, expected: Mapping[str, Any]) -> None:
+    for name, value in expected.items():
+        found = getattr(config, name)
+        if found != value:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{asked}: found {flag} {found}, expected one of the two")
