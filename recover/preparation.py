@@ -148,6 +148,11 @@ def named_arguments(
 
 
 def _compare(teacher: TeacherSpec, recorded: TeacherSpec, mismatch_is_fine: bool) -> list[str]:  # noqa: FBT001
+    if recorded.answers != teacher.answers:
+        raise IncompatibleError(
+            f"dream set: made of a {recorded.answers}, the teacher's answers are taken for a "
+            f"{teacher.answers}; leave --answers out, or make dreams with it"
+        )
     for name, found, expected in (
         ("images of shape", recorded.image_shape, teacher.image_shape),
         ("number of classes", recorded.num_classes, teacher.num_classes),

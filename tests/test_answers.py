@@ -348,6 +348,9 @@ def test_mixtures_and_standardized_logits_are_refused_for_sigmoids(
     )
     run(dreamforge.cli.main, *synth, "--out", tmp_path / "d.h5")
     words = ["run", "--dreams", str(tmp_path / "d.h5"), "--teacher", str(checkpoint), *RUN]
+    other = CliRunner().invoke(
+        recover.cli.main, [*words, "--answers", "softmax", "--out", str(tmp_path / "o")]
+    )
     standardized = CliRunner().invoke(
         recover.cli.main, [*words, "--standardize-logits", "--out", str(tmp_path / "s")]
     )
@@ -356,6 +359,12 @@ def test_mixtures_and_standardized_logits_are_refused_for_sigmoids(
     assert "--targets pairs: found a teacher that answers with sigmoids" in mixed.stderr
     assert "--standardize-logits: found a teacher that answers with" in standardized.stderr
     assert not (tmp_path / "m.h5").exists()
+    if len(names_of(network)) == 1:
+        assert other.exit_code == 2
+        assert "--answers softmax: expected sigmoid" in other.stderr
+    else:
+        assert other.exit_code == 4
+        assert "dream set: made of a sigmoid, the teacher's answers are taken" in other.stderr
 
 
 def spec_of(names: tuple[str, ...] | None = None, num_findings: int = 2) -> TeacherSpec:
