@@ -45,8 +45,10 @@ def worse_than_before(stages: Mapping[str, StageRecord], num_held_out: int) -> l
         return []
     if before - after <= max(MOST_LOST, 1.5 / max(num_held_out, 1)):
         return []
+    sparsity = stages["recovered"].sparsity
+    of = f" of {100 * sparsity:.4g} % sparsity" if sparsity else ""
     return [
-        f"distilling made the student of {100 * stages['recovered'].sparsity:.4g} % sparsity "
-        f"worse: {100 * after:.2f} % agreement with the teacher on held-out dreams, "
-        f"{100 * before:.2f} % before its first step; it takes more --steps, or a lower --lr"
+        f"distilling made the student{of} worse: {100 * after:.2f} % agreement with the teacher on "
+        f"held-out dreams, {100 * before:.2f} % before its first step; it takes more --steps, or a "
+        "lower --lr"
     ]

@@ -9,8 +9,12 @@ those of any classifier; only where several findings may be present at once loss
 better (:func:`dreamforge.objective.class_loss`, :func:`recover.loss.distillation_loss`,
 :mod:`recover.selection`).
 
-Networks are also found that answer with the probabilities themselves. Their logarithms serve.
+Networks are also found that compute the probabilities themselves. A layer that does so is passed
+over; of a function in somebody's ``forward`` the logarithms of what it returns serve, as far as
+they go: where it is sure they are cut, and have no gradient.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,28 +28,45 @@ _PROBABILITIES = {"SoftmaxBackward0": SOFTMAX, "SigmoidBackward0": SIGMOID}
 _SHAPES = ("Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Select", "Clone")
 
 
-def settle_answers(network: nn.Module, meant: str, last_step: str | None = None) -> None:
-    """Let ``network`` and its copies answer with the logits of a softmax.
+@dataclass(frozen=True, slots=True, eq=False)
+class LastStep:
+    """What a network computes last, where that makes probabilities.
+
+    Attributes:
+        kind: ``softmax`` or ``sigmoid``.
+        layer: The module that does it, or None for a function.
+    """
+
+    kind: str
+    layer: nn.Module | None = None
+
+
+def settle_answers(network: nn.Module, meant: str, last_step: LastStep | None = None) -> None:
+    """Let ``network`` and its copies answer with the logits of a softmax, ``(N, K)``.
 
     Of sigmoids that is ``(N, 1 + C)``: a 0 before the logits of the C findings. The tensors and
     their names stay what they were.
 
     Args:
-        network: Changed in place. A single logit may have lost its dimension, as by ``squeeze``.
+        network: Changed in place. A single logit may have lost its dimension, as by ``squeeze``,
+            and logits may have more, as behind a convolution.
         meant: ``softmax`` or ``sigmoid``.
-        last_step: Which of them the network computes itself, if any: probabilities become logits.
+        last_step: Of the network.
     """
-    if last_step is not None:
-        network.register_forward_hook(_of_softmax if last_step == SOFTMAX else _of_sigmoid)
-    if meant == SIGMOID:
-        network.register_forward_hook(_with_none)
+    if last_step is not None and last_step.layer is not None:
+        last_step.layer.register_forward_hook(_passed_over)
+    elif last_step is not None:
+        is_softmax = last_step.kind == SOFTMAX
+        network.register_forward_hook(_of_softmax if is_softmax else _of_sigmoid)
+    network.register_forward_hook(_with_none if meant == SIGMOID else _as_rows)
 
 
 def plain_answers(network: nn.Module) -> None:
     """Undo :func:`settle_answers`: the answers of the network alone."""
-    for key, hook in list(network._forward_hooks.items()):
-        if hook in _OURS:
-            del network._forward_hooks[key]
+    for module in network.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if hook in _OURS:
+                del module._forward_hooks[key]
 
 
 def answer_alike(network: nn.Module, other: nn.Module) -> None:
@@ -60,20 +81,49 @@ def has_sigmoids(network: nn.Module) -> bool:
     return _with_none in network._forward_hooks.values()
 
 
-def last_step_of(answer: Tensor) -> str | None:
-    """Return ``softmax`` or ``sigmoid`` where that was the last thing computed; None elsewhere.
+def find_last_step(network: nn.Module, images: Tensor) -> LastStep | None:
+    """Return what makes probabilities of ``network``'s logits at its end; None where nothing does.
 
     Args:
-        answer: With the history that autograd keeps.
+        network: In evaluation mode.
+        images: That it takes; they need no gradient.
     """
+    outputs: dict[nn.Module, list[Tensor]] = {}
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs.setdefault(module, []).append(output)
+
+    layers = [each for each in network.modules() if isinstance(each, nn.Sigmoid | nn.Softmax)]
+    handles = [layer.register_forward_hook(see) for layer in layers]
+    try:
+        with torch.enable_grad():
+            # No leaf: a first step in place is not allowed on those.
+            answer: Tensor = network(images.detach().requires_grad_() * 1)
+    finally:
+        for handle in handles:
+            handle.remove()
     node = answer.grad_fn
     while node is not None and node.name().startswith(_SHAPES):
         node = node.next_functions[0][0]
-    return None if node is None else _PROBABILITIES.get(node.name())
+    kind = None if node is None else _PROBABILITIES.get(node.name())
+    if kind is None:
+        return None
+    for layer, found in outputs.items():
+        if len(found) == 1 and found[0].data_ptr() == answer.data_ptr():
+            return LastStep(kind, layer)
+    return LastStep(kind)
 
 
 def _with_none(network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
     return F.pad(logits.reshape(len(inputs[0]), -1), (1, 0))
+
+
+def _as_rows(network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+    return logits.reshape(len(inputs[0]), -1)
+
+
+def _passed_over(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return inputs[0]
 
 
 def _of_softmax(network: nn.Module, inputs: tuple[Tensor, ...], shares: Tensor) -> Tensor:
@@ -85,4 +135,4 @@ def _of_sigmoid(network: nn.Module, inputs: tuple[Tensor, ...], shares: Tensor) 
     return shares.float().clamp(_LEAST, most).logit()
 
 
-_OURS = (_with_none, _of_softmax, _of_sigmoid)
+_OURS = (_with_none, _as_rows, _passed_over, _of_softmax, _of_sigmoid)

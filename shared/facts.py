@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared.answers import LastStep
 from shared.architectures import Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.input_scale import Convention
@@ -150,30 +151,32 @@ class Facts:
             )
         return mean, std
 
-    def answers(self, num_logits: int, last_step: str | None) -> str:
+    def answers(self, num_logits: int, last_step: LastStep | None) -> str:
         """Return what the logits are for: a ``softmax``, or a ``sigmoid`` each.
 
         Args:
             num_logits: Of the network.
-            last_step: Which of them the network computes itself, or None.
+            last_step: That makes probabilities of them in the network itself, or None.
 
         Raises:
             ConfigError: If another one is given than the network can mean.
         """
         found: str | None = self.find("answers")
-        certain, why = last_step, f"{last_step} is the last thing that it computes"
-        if num_logits == 1 and last_step != SOFTMAX:
+        if last_step is not None:
+            certain, why = last_step.kind, f"{last_step.kind} is the last thing that it computes"
+        elif num_logits == 1:
             certain, why = SIGMOID, "it answers with a single number"
-        if certain is None:
+        else:
             return found or SOFTMAX
-        if found is None:
-            meaning = "a softmax over its classes"
-            if certain == SIGMOID:
-                each = "its answer" if num_logits == 1 else "every answer by itself"
-                meaning = f'a sigmoid for {each}, and class 0 where none is above 1/2 ("{NONE}")'
-            self._note(f"{meaning}, since {why}")
-        elif found != certain:
+        if last_step is not None and last_step.layer is None:
+            self._note(
+                f"logarithms of what it answers, since {why}, in a function: where that is sure it "
+                "has no gradient; a factory whose forward returns the logits is better"
+            )
+        if found not in (None, certain):
             raise ConfigError(f"--answers {found}: expected {certain}, since {why}")
+        if found is None:
+            self._note(f"{_meaning(certain, num_logits)}, since {why}")
         return certain
 
     def class_names(self, num_classes: int, answers: str = SOFTMAX) -> tuple[str, ...] | None:
@@ -218,6 +221,14 @@ class Facts:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _meaning(answers: str, num_logits: int) -> str:
+    if answers == SOFTMAX:
+        return "a softmax over its classes"
+    if num_logits == 1:
+        return f'a sigmoid: class 1 where its answer is above 1/2, else class 0 ("{NONE}")'
+    return f'a sigmoid for every answer by itself, class 0 where none is above 1/2 ("{NONE}")'
 
 
 _WORDS = {"image_size": "image size", "class_names": "class names"}

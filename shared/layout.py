@@ -6,6 +6,7 @@ as tutorials do, fails on them, since ``view`` needs neighbours in memory.
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 
 def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -15,10 +16,16 @@ def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None
         network: In evaluation mode, on the CPU.
         image_shape: ``(C, H, W)``, which it takes in the usual layout, as has been tried.
     """
-    images = torch.zeros(2, *image_shape).contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last
+    images = torch.zeros(2, *image_shape).to(memory_format=layout)
+    # Weights, too: images of one channel have both layouts, and feature maps that of the weights.
+    tensors = {
+        name: tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
+        for name, tensor in (*network.named_buffers(), *network.named_parameters())
+    }
     try:
         with torch.no_grad():
-            network(images)
+            functional_call(network, tensors, (images,))
     except RuntimeError:
         network.wants_contiguous = True  # type: ignore[assignment]  # a plain attribute: copied along
 

@@ -19,19 +19,13 @@ from shared.architectures import comparable, require_batch_norm
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError
 from shared.facts import Facts
-from shared.fitting import (
-    build_around,
-    count_logits,
-    find_architecture,
-    find_last_step,
-    sides_instead,
-    told_apart,
-)
+from shared.fitting import build_around, find_architecture, told_apart
 from shared.input_scale import Convention, better_convention, remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.misfit import convention_that_fits
 from shared.odd_layers import refuse_odd_layers
 from shared.spec import SIGMOID, TeacherSpec
+from shared.trial import count_logits, last_step, sides_instead
 
 _FEW_BATCHES = 5  # by PyTorch's momentum most of what was there before is left after fewer
 
@@ -154,9 +148,9 @@ def teacher_from_checkpoint(
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_logits = count_logits(network, shape, match)
-    last_step = find_last_step(network, shape)
-    meant = facts.answers(num_logits, last_step)
-    settle_answers(network, meant, last_step)
+    last = last_step(network, shape)
+    meant = facts.answers(num_logits, last)
+    settle_answers(network, meant, last)
     num_classes = num_logits + (1 if meant == SIGMOID else 0)
     mean, std = facts.normalization(
         match.candidate, match.in_channels, partial(_better_convention, network, shape)

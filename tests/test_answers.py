@@ -1,6 +1,7 @@
 """Networks that answer with sigmoids, or with probabilities: known answers, and whole runs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,12 @@ from recover.by_class import class_records, finding_records
 from recover.folding import folded
 from recover.loss import distillation_loss
 from recover.selection import likeness, overlap
-from shared.answers import has_sigmoids, plain_answers, settle_answers
+from shared.answers import LastStep, find_last_step, has_sigmoids, plain_answers, settle_answers
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.evaldata import open_eval_data
-from shared.fitting import find_last_step
 from shared.metrics import accuracy, auroc, mean_auroc
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
@@ -230,6 +230,30 @@ class Ending(nn.Module):
         return self.end(self.head(self.body(x).mean((2, 3))))
 
 
+class Functional(Ending):
+    """The same, but that the probabilities are made by a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return torch.sigmoid(x) if self.several else F.softmax(x, dim=1)
+
+    several = False
+
+
+class SeveralFunctional(Functional):
+    several = True
+
+
+class Unflattened(Ending):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, None, None]
+
+
+class OneAtATime(Ending):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.head(self.body(x).mean((2, 3)).view(-1)[None]))
+
+
 class Squeezed(Ending):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).squeeze()
@@ -263,10 +287,34 @@ def squeezed_sigmoid_1() -> nn.Module:
     return Squeezed(1, nn.Sigmoid())
 
 
+def unflattened_1() -> nn.Module:
+    return Unflattened(1, nn.Sigmoid())
+
+
+def unflattened_3() -> nn.Module:
+    return Unflattened(3, nn.Identity())
+
+
+def one_at_a_time() -> nn.Module:
+    return OneAtATime(3, nn.Identity())
+
+
+def functional_softmax_3() -> nn.Module:
+    return Functional(3, nn.Identity())
+
+
+def functional_sigmoid_3() -> nn.Module:
+    return SeveralFunctional(3, nn.Identity())
+
+
 MEANT = [
     (sigmoid_1, "sigmoid", "sigmoid", 2),
     (sigmoid_3, "sigmoid", "sigmoid", 4),
     (softmax_3, "softmax", "softmax", 3),
+    (functional_softmax_3, "softmax", "softmax", 3),
+    (functional_sigmoid_3, "sigmoid", "sigmoid", 4),
+    (unflattened_1, "sigmoid", "sigmoid", 2),
+    (unflattened_3, None, "softmax", 3),
     (log_softmax_3, None, "softmax", 3),
     (logits_3, None, "softmax", 3),
     (squeezed_1, None, "sigmoid", 2),
@@ -293,22 +341,100 @@ def test_what_a_network_computes_last_tells_what_its_answers_mean(
     plain.load_state_dict(teacher.network.state_dict())
     inputs = torch.randn(5, 3, 8, 8)
 
-    assert find_last_step(plain, IMAGE_SHAPE) == last_step
+    found = find_last_step(plain, inputs)
+    is_function = "functional" in factory.__name__  # type: ignore[attr-defined]
+    assert (None if found is None else found.kind) == last_step
+    assert (found is not None and found.layer is None) == is_function
     assert (teacher.spec.answers, teacher.spec.num_classes) == (answers, num_classes)
     logits = plain.head(plain.body(inputs).mean((2, 3)))
-    ours = teacher.network(inputs)
     if answers == "sigmoid":
-        torch.testing.assert_close(ours, F.pad(logits, (1, 0)), atol=1e-4, rtol=1e-4)
-    else:
-        torch.testing.assert_close(ours.softmax(1), logits.softmax(1))
-    said = any("a sigmoid for" in text for text in teacher.spec.assumptions)
-    assert said == (answers == "sigmoid")
+        logits = F.pad(logits, (1, 0))
+    for ours in (teacher.network(inputs), folded(teacher.network)(inputs)):
+        torch.testing.assert_close(ours.log_softmax(1), logits.log_softmax(1), atol=1e-4, rtol=1e-4)
+        if answers == "sigmoid":
+            torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)
+    said = [text for text in teacher.spec.assumptions if "since" in text]
+    assert any("a sigmoid" in text for text in said) == (answers == "sigmoid")
+    assert any("in a function" in text for text in said) == is_function
+    before = plain(inputs)
+    plain_answers(teacher.network)
+    torch.testing.assert_close(teacher.network(inputs), before)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Ending(2, nn.Sigmoid()), lambda: Ending(2, nn.Softmax(1))]
+)
+def test_a_layer_that_is_sure_of_itself_still_tells_where_to_go(make: object) -> None:
+    torch.manual_seed(0)
+    network = make().eval()  # type: ignore[operator]
+    with torch.no_grad():
+        network.head.weight.mul_(1e6)
+    inputs = torch.randn(4, 3, 8, 8, requires_grad=True)
+    settle_answers(network, "sigmoid", find_last_step(network, inputs))
+
+    logits = network(inputs)[:, 1:]
+    (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+
+    assert logits.abs().min() > 200  # far beyond what is left of a probability
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_a_network_for_single_images_is_told_from_one_for_other_sizes() -> None:
+    with pytest.raises(ConfigError, match=r"one_at_a_time takes a single image at a time"):
+        own_teacher(one_at_a_time, image_size=8)
+
+
+def test_more_rows_than_images_make_one_ask_for_the_size() -> None:
+    class Rows(Ending):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.head(self.body(x).permute(0, 2, 3, 1).reshape(-1, 8)))
+
+    match = re.escape("images of 8x8 what it takes (--image-size)?")
+    globals()["rows_3"] = lambda: Rows(3, nn.Identity())
+    globals()["rows_3"].__name__ = "rows_3"
+    with pytest.raises(ConfigError, match=match):
+        own_teacher(globals()["rows_3"], image_size=8)
+
+
+class Gray(nn.Module):
+    """Gray images, flattened as tutorials do: it works with contiguous feature maps alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x.view(x.size(0), -1))
+
+
+def gray() -> nn.Module:
+    return Gray()
+
+
+def test_gray_images_do_not_hide_that_a_network_wants_contiguous_maps(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = gray()
+    network(torch.randn(64, 1, 8, 8))  # for BatchNorm to remember something
+    torch.save(network.state_dict(), tmp_path / "gray.pt")
+    teacher = ["--teacher", tmp_path / "gray.pt", "--arch", "test_answers:gray"]
+    dreams = tmp_path / "d.h5"
+
+    made = run(dreamforge.cli.main, "synth", *teacher, *SIZE, *SYNTH, "--n", 40, "--out", dreams)
+    report = run(
+        recover.cli.main,
+        *("run", *teacher, "--dreams", dreams, "--sparsity", 0.5, *RUN, "--out", tmp_path / "s"),
+    )
+
+    assert made["num_images"] == 40
+    assert report["num_kept"] == round(0.5 * report["num_weights"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sure_probabilities_become_finite_logits_that_rise(dtype: torch.dtype) -> None:
     network = nn.Sigmoid()
-    settle_answers(network, "sigmoid", "sigmoid")
+    settle_answers(network, "sigmoid", LastStep("sigmoid"))
 
     rising = network(torch.linspace(-200, 200, 401)[:, None].to(dtype))[:, 1]
 

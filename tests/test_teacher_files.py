@@ -66,7 +66,7 @@ def test_a_single_logit_is_a_sigmoid_aloud(tmp_path: Path) -> None:
     for architecture in (None, "resnet8"):
         spec = load_teacher(save(mobile(1), tmp_path), architecture=architecture).spec
         assert (spec.answers, spec.num_classes) == ("sigmoid", 2)
-        assert any("a sigmoid for its answer" in text for text in spec.assumptions)
+        assert any("a sigmoid: class 1" in text for text in spec.assumptions)
 
 
 @pytest.fixture

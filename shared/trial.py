@@ -1,0 +1,131 @@
+"""Networks tried on a few black images: what they take, and what they answer with."""
+
+import math
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from shared.answers import LastStep, find_last_step
+from shared.architectures import Match, is_factory
+from shared.errors import ConfigError
+from shared.layout import settle_layout
+
+_MAX_CHECKED_PIXELS = 2**20
+_NUM_TRIED = 2  # images: of a single one a forward may squeeze the batch away
+# What people resize images to, the commonest first: of several that a network takes it is that.
+_USUAL = "224 32 28 64 48 96 128 256 299 112 150 160 180 192 200 227 240 300 320 384 448 512"
+_USUAL += " 100 120 144 80 56 50 40 36 30 24 20 16 12 8"
+USUAL_SIDES = tuple(map(int, _USUAL.split()))
+
+
+def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> int:
+    """Send images of ``shape`` ``(C, H, W)`` through: do they fit, are logits what comes out?
+
+    A network that cannot do with channels last is told so (:mod:`shared.layout`).
+
+    Returns:
+        The number of logits: the head's, or what a factory makes of it.
+
+    Raises:
+        ConfigError: If not.
+    """
+    # Without memory where images are huge, whatever a file says of its image size; not always,
+    # because PyTorch then loads a second and a half of Python first.
+    device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
+    try:
+        logits = _answer(network, shape, device)
+    except Exception as error:  # whatever somebody's forward may raise
+        reason = " ".join(str(error).split())[:120]
+        if _takes_one_image(network, shape, device):
+            raise ConfigError(
+                f"{match.architecture} takes a single image at a time, as forwards with view(-1) "
+                "do, expected batches; let it keep the first dimension"
+            ) from error
+        sides = _sides_taken(network, shape[0])
+        such = f" (such as {' or '.join(map(str, sides[:3]))})" if sides else ""
+        raise ConfigError(
+            f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
+            f"channels ({reason}); set --image-size{such}"
+        ) from error
+    if device == "cpu":
+        settle_layout(network, shape)
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or not _is_of_logits(logits, match):
+        advice = "of several heads, let a factory (--arch package.module:factory) return the one"
+        if isinstance(logits, Tensor) and logits.numel() > _NUM_TRIED:
+            advice = f"are images of {shape[1]}x{shape[2]} what it takes (--image-size)? {advice}"
+        raise ConfigError(
+            f"{match.architecture} answers {_NUM_TRIED} images with {found}, expected one tensor "
+            f"of logits, ({_NUM_TRIED}, {match.num_classes}); {advice} to invert"
+        )
+    return logits.numel() // _NUM_TRIED
+
+
+def _is_of_logits(answer: Tensor, match: Match) -> bool:
+    """Tell whether an answer to :data:`_NUM_TRIED` images is one row of logits for each."""
+    # The file's last matrix is the head of most networks, but what is answered is the answer.
+    if is_factory(match.architecture) and answer.numel() > 0:
+        # A single logit each may have lost its dimension, and behind a convolution there are more.
+        rows = answer.ndim > 0 and len(answer) == _NUM_TRIED
+        return rows and math.prod(answer.shape[2:]) == 1
+    return tuple(answer.shape) == (_NUM_TRIED, match.num_classes)
+
+
+def last_step(network: nn.Module, shape: tuple[int, int, int]) -> LastStep | None:
+    """Return what the network computes last, where that makes probabilities, else None.
+
+    Args:
+        network: On the CPU.
+        shape: ``(C, H, W)`` of images that it takes; of huge ones it is not tried.
+    """
+    if shape[1] * shape[2] > _MAX_CHECKED_PIXELS:
+        return None
+    try:
+        return find_last_step(network.eval(), torch.zeros(_NUM_TRIED, *shape))
+    except RuntimeError:  # a forward that works without gradients alone
+        return None
+
+
+def sides_instead(network: nn.Module, in_channels: int, size: tuple[int, int]) -> list[int]:
+    """Return which of :data:`USUAL_SIDES` images may have, if not ``size`` ``(H, W)``.
+
+    Few networks refuse a size: those that flatten what is left of an image, for a linear layer that
+    takes just so many numbers.
+
+    Returns:
+        Likeliest first; none where the network takes ``size``.
+    """
+    with suppress(Exception):  # whatever somebody's forward may raise
+        _answer(network, (in_channels, *size), "cpu")
+        return []
+    return _sides_taken(network, in_channels)
+
+
+def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
+    taken = []
+    for side in USUAL_SIDES:
+        with suppress(Exception):
+            _answer(network, (in_channels, side, side), "meta")  # nothing but shapes is computed
+            taken.append(side)
+    return taken
+
+
+def _takes_one_image(network: nn.Module, shape: tuple[int, int, int], device: str) -> bool:
+    with suppress(Exception):  # whatever somebody's forward may raise
+        _answer(network, shape, device, num_images=1)
+        return True
+    return False
+
+
+def _answer(
+    network: nn.Module, shape: tuple[int, int, int], device: str, num_images: int = _NUM_TRIED
+) -> object:
+    """Send black images of ``shape`` through copies of the tensors on ``device``."""
+    # By their first names: a module that has two is computed with the tensors of both.
+    values = {**dict(network.named_buffers()), **dict(network.named_parameters())}
+    tensors = {name: tensor.to(device) for name, tensor in values.items()}
+    images = torch.zeros(num_images, *shape, device=device)
+    with torch.no_grad():
+        return functional_call(network.eval(), tensors, (images,))
