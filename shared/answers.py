@@ -77,8 +77,8 @@ def answer_alike(network: nn.Module, other: nn.Module) -> None:
 
 
 def has_sigmoids(network: nn.Module) -> bool:
-    """Tell whether the network, or what it is a copy of, was settled to answer for sigmoids."""
-    return _with_none in network._forward_hooks.values()
+    """Tell whether the network, one inside it, or their original was settled for sigmoids."""
+    return any(_with_none in module._forward_hooks.values() for module in network.modules())
 
 
 def find_last_step(network: nn.Module, images: Tensor) -> LastStep | None:

@@ -1,5 +1,6 @@
 """Networks that answer with sigmoids, or with probabilities: known answers, and whole runs."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 import dreamforge.cli
 import recover.cli
+from dreamforge.config import SynthesisConfig
+from dreamforge.inversion_loss import InversionLoss
 from dreamforge.objective import finding_loss
+from dreamforge.units import rescaled
 from recover.by_class import class_records, finding_records
 from recover.folding import folded
 from recover.loss import distillation_loss
@@ -216,6 +220,23 @@ def test_settled_networks_and_their_copies_answer_with_none_first_and_back() -> 
     plain_answers(network)
     assert not has_sigmoids(network)
     assert torch.equal(network(images), plain)
+
+
+def test_a_step_before_the_network_does_not_hide_what_its_answers_mean() -> None:
+    network = trained(2)
+    settle_answers(network, "sigmoid")
+    spec = dataclasses.replace(spec_of(FINDINGS), fingerprint=fingerprint(network))
+    teacher = Teacher(network=network, spec=spec)
+    behind = rescaled(teacher, (0.0,) * 3, (1.0,) * 3)
+    config = SynthesisConfig(num_images=4, precision="float32").resolve(IMAGE_SHAPE)
+    pixels, targets = torch.rand(4, *IMAGE_SHAPE), torch.tensor([0, 1, 2, 1])
+    terms = []
+    for each in (teacher, behind):
+        with InversionLoss(each.network, config, torch.device("cpu"), torch.float32) as loss_of:
+            terms.append(loss_of(each.normalize(pixels), targets)[1]["class"])
+
+    torch.testing.assert_close(terms[1], terms[0])
+    torch.testing.assert_close(terms[0], finding_loss(network(teacher.normalize(pixels)), targets))
 
 
 class Ending(nn.Module):
