@@ -6,7 +6,7 @@ number: what the loss in training made of it, weights do not tell, but for that 
 *none of them*: class 0 is that none is present, class k is finding k, and the first choice is the
 finding that is likeliest, if it is likelier than not. Labels, dream sets, masks and tables then are
 those of any classifier; only where several findings may be present at once losses and scores know
-better (:func:`dreamforge.objective.class_loss`, :func:`recover.loss.distillation_loss`,
+better (:func:`dreamforge.objective.finding_loss`, :func:`recover.loss.distillation_loss`,
 :mod:`recover.selection`).
 
 Networks are also found that compute the probabilities themselves. A layer that does so is passed
@@ -41,24 +41,30 @@ class LastStep:
     layer: nn.Module | None = None
 
 
-def settle_answers(network: nn.Module, meant: str, last_step: LastStep | None = None) -> None:
+def settle_answers(
+    network: nn.Module, meant: str, last_step: LastStep | None = None, *, in_rows: bool = True
+) -> None:
     """Let ``network`` and its copies answer with the logits of a softmax, ``(N, K)``.
 
     Of sigmoids that is ``(N, 1 + C)``: a 0 before the logits of the C findings. The tensors and
     their names stay what they were.
 
     Args:
-        network: Changed in place. A single logit may have lost its dimension, as by ``squeeze``,
-            and logits may have more, as behind a convolution.
+        network: Changed in place.
         meant: ``softmax`` or ``sigmoid``.
         last_step: Of the network.
+        in_rows: Whether it answers with a row for each image: a single logit may have lost its
+            dimension, as by ``squeeze``, and logits may have more, as behind a convolution.
     """
     if last_step is not None and last_step.layer is not None:
         last_step.layer.register_forward_hook(_passed_over)
     elif last_step is not None:
         is_softmax = last_step.kind == SOFTMAX
         network.register_forward_hook(_of_softmax if is_softmax else _of_sigmoid)
-    network.register_forward_hook(_with_none if meant == SIGMOID else _as_rows)
+    if meant == SIGMOID:
+        network.register_forward_hook(_with_none)
+    elif not in_rows:
+        network.register_forward_hook(_as_rows)
 
 
 def plain_answers(network: nn.Module) -> None:

@@ -13,7 +13,6 @@ from shared.imagefile import open_image
 from shared.manifest import printable
 from shared.spec import SIGMOID, TeacherSpec
 
-SUFFIX = ".csv"
 ABSENT, PRESENT, UNKNOWN = 0, 1, -1
 _VALUES = {
     **dict.fromkeys(("0", "0.0", "false", "no"), ABSENT),

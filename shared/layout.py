@@ -4,9 +4,10 @@ Convolutions are fastest with channels last. But a forward that flattens feature
 as tutorials do, fails on them, since ``view`` needs neighbours in memory.
 """
 
+import copy
+
 import torch
 from torch import nn
-from torch.func import functional_call
 
 
 def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -17,15 +18,12 @@ def settle_layout(network: nn.Module, image_shape: tuple[int, int, int]) -> None
         image_shape: ``(C, H, W)``, which it takes in the usual layout, as has been tried.
     """
     layout = torch.channels_last
-    images = torch.zeros(2, *image_shape).to(memory_format=layout)
     # Weights, too: images of one channel have both layouts, and feature maps that of the weights.
-    tensors = {
-        name: tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
-        for name, tensor in (*network.named_buffers(), *network.named_parameters())
-    }
+    turned = copy.deepcopy(network).to(memory_format=layout)
+    images = torch.zeros(2, *image_shape).to(memory_format=layout)
     try:
         with torch.no_grad():
-            functional_call(network, tensors, (images,))
+            turned(images)
     except RuntimeError:
         network.wants_contiguous = True  # type: ignore[assignment]  # a plain attribute: copied along
 

@@ -25,7 +25,7 @@ from shared.metrics import channel_statistics, predict
 from shared.misfit import convention_that_fits
 from shared.odd_layers import refuse_odd_layers
 from shared.spec import SIGMOID, TeacherSpec
-from shared.trial import count_logits, last_step, sides_instead
+from shared.trial import last_step, sides_instead, try_logits
 
 _FEW_BATCHES = 5  # by PyTorch's momentum most of what was there before is left after fewer
 
@@ -147,10 +147,10 @@ def teacher_from_checkpoint(
         raise CheckpointError(f"{origin}: {error}") from error
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
-    num_logits = count_logits(network, shape, match)
+    num_logits, in_rows = try_logits(network, shape, match)
     last = last_step(network, shape)
     meant = facts.answers(num_logits, last)
-    settle_answers(network, meant, last)
+    settle_answers(network, meant, last, in_rows=in_rows)
     num_classes = num_logits + (1 if meant == SIGMOID else 0)
     mean, std = facts.normalization(
         match.candidate, match.in_channels, partial(_better_convention, network, shape)

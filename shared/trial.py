@@ -20,13 +20,14 @@ _USUAL += " 100 120 144 80 56 50 40 36 30 24 20 16 12 8"
 USUAL_SIDES = tuple(map(int, _USUAL.split()))
 
 
-def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> int:
+def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> tuple[int, bool]:
     """Send images of ``shape`` ``(C, H, W)`` through: do they fit, are logits what comes out?
 
     A network that cannot do with channels last is told so (:mod:`shared.layout`).
 
     Returns:
-        The number of logits: the head's, or what a factory makes of it.
+        The number of logits: the head's, or what a factory makes of it; and whether they are rows,
+        ``(N, K)``.
 
     Raises:
         ConfigError: If not.
@@ -60,7 +61,7 @@ def count_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) 
             f"{match.architecture} answers {_NUM_TRIED} images with {found}, expected one tensor "
             f"of logits, ({_NUM_TRIED}, {match.num_classes}); {advice} to invert"
         )
-    return logits.numel() // _NUM_TRIED
+    return logits.numel() // _NUM_TRIED, logits.ndim == 2
 
 
 def _is_of_logits(answer: Tensor, match: Match) -> bool:
