@@ -20,22 +20,21 @@ def highest(scores: Tensor, number: int) -> Positions:
     return best
 
 
-def rounded(count: int, multiple: int, most: int, *, down: bool = False) -> int:
-    """Return the multiple that is nearest to ``count``, or the next one below, from 1 to ``most``.
+def rounded(count: int, multiple: int, most: int) -> int:
+    """Return the multiple that is nearest to ``count``, but 0, and at most ``most``.
 
-    Where there is none but 0, which no layer is left with, it is ``count``; a number that is all
-    there is may stay, whatever it is.
+    All that there are may stay, whatever their number is; where they are less than the multiple,
+    it is ``count``.
 
     Args:
         count: At least 1.
         multiple: At least 1.
         most: How many there are.
-        down: Never return more than ``count``, where there is a multiple below it.
     """
     if count >= most or most < multiple:
         return min(count, most)
     lower = count // multiple * multiple
-    nearest = lower if down or 2 * (count - lower) < multiple else lower + multiple
+    nearest = lower if 2 * (count - lower) < multiple else lower + multiple
     return min(most, max(nearest, multiple))
 
 
@@ -89,7 +88,7 @@ def worth_most(
     def kept_above(threshold: float) -> list[Positions]:
         counts = [int((values >= threshold).sum()) for values in worth]
         return [
-            highest(values, rounded(max(count, fewest), round_to, len(values), down=True))
+            highest(values, rounded(max(count, fewest), round_to, len(values)))
             for values, count, fewest in zip(worth, counts, least, strict=True)
         ]
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from conftest import IMAGE_SHAPE, blobs
 from PIL import Image
+from recover_fixtures import quick_config
 from torch import Tensor, nn
 
 import dreamforge.cli
@@ -21,6 +22,7 @@ from dreamforge.objective import finding_loss
 from dreamforge.units import rescaled
 from recover.by_class import class_records, finding_records
 from recover.folding import folded
+from recover.lesson import Lesson
 from recover.loss import distillation_loss
 from recover.selection import likeness, overlap
 from shared.answers import LastStep, find_last_step, has_sigmoids, plain_answers, settle_answers
@@ -190,6 +192,37 @@ def test_the_loss_of_sure_answers_stays_finite() -> None:
     loss = distillation_loss(student, teacher, 1.0, sigmoids=True)
 
     torch.testing.assert_close(loss, torch.tensor(1000.0))
+
+
+def test_students_are_taught_every_finding_by_itself() -> None:
+    network, student = trained(2), trained(2)
+    with torch.no_grad():
+        student.linear.bias.add_(torch.tensor([3.0, -5.0]))
+    for each in (network, student):
+        settle_answers(each, "sigmoid")
+    spec = dataclasses.replace(spec_of(FINDINGS), fingerprint=fingerprint(network))
+    teacher = Teacher(network=network, spec=spec)
+    config = quick_config(feature_weight=0.0, temperature=2.0).resolve(IMAGE_SHAPE)
+    images = blobs(8)[0]
+
+    lesson = Lesson(teacher, config, torch.device("cpu"), lambda: images)
+    inputs = teacher.normalize(images / 255)
+
+    expected = distillation_loss(student(inputs), network(inputs), 2.0, sigmoids=True)
+    torch.testing.assert_close(lesson.loss(student, images), expected, atol=1e-4, rtol=1e-4)
+    assert expected > 0.1
+
+
+def test_a_softmax_goes_without_saying_so_that_digests_stay_what_they_were() -> None:
+    spec = spec_of(FINDINGS)
+
+    assert spec.to_json()["answers"] == "sigmoid"
+    assert TeacherSpec.from_json(spec.to_json()) == spec
+    plain = dataclasses.replace(spec, answers="softmax")
+    assert "answers" not in plain.to_json()
+    assert TeacherSpec.from_json(plain.to_json()) == plain
+    with pytest.raises(ConfigError, match="teacher answers: found 'maybe', expected softmax or"):
+        TeacherSpec.from_json(spec.to_json() | {"answers": "maybe"})
 
 
 def test_overlap_and_divergence_of_known_findings() -> None:

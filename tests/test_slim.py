@@ -342,14 +342,11 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, object], messag
 
 
 @pytest.mark.parametrize(
-    ("count", "nearest", "below"),
-    [(1, 8, 8), (11, 8, 8), (12, 16, 8), (16, 16, 16), (19, 16, 16), (20, 20, 20), (30, 20, 20)],
+    ("count", "nearest"),
+    [(1, 8), (11, 8), (12, 16), (16, 16), (19, 16), (20, 20), (30, 20)],
 )
-def test_numbers_are_rounded_to_multiples_and_all_may_stay(
-    count: int, nearest: int, below: int
-) -> None:
+def test_numbers_are_rounded_to_multiples_and_all_may_stay(count: int, nearest: int) -> None:
     assert rounded(count, 8, 20) == nearest
-    assert rounded(count, 8, 20, down=True) == below
     assert rounded(min(count, 7), 8, 7) == min(count, 7)  # of seven there is no multiple
     assert rounded(count, 1, 40) == count
 
@@ -387,6 +384,22 @@ def test_rounded_students_have_whole_multiples_and_cost_as_little(
     else:
         assert 0.8 * macs[1] < macs[8] <= macs[1]
     network.eval()(torch.zeros(2, *SHAPE))
+
+
+def test_what_rounding_leaves_of_the_budget_is_spent() -> None:
+    worth = [torch.tensor([5.0, 5.0, 1.0, 1.0])] * 2
+
+    def count(kept: Sequence[NDArray[np.int64]]) -> int:
+        return sum(map(len, kept))
+
+    found = [worth_most(worth, (1, 1), count, budget, round_to=2) for budget in (4, 5, 6, 8)]
+
+    assert [[len(units) for units in groups] for groups in found] == [
+        [2, 2],
+        [2, 2],
+        [4, 2],
+        [4, 4],
+    ]
 
 
 def test_rounding_without_channels_is_refused() -> None:
