@@ -144,8 +144,8 @@ def test_the_returned_batch_is_the_best_one_seen_not_the_last(
     seen = []
     original = inversion_loss.objective
 
-    def best_at_step_two(*args):
-        total, terms = original(*args)
+    def best_at_step_two(*args, **options):
+        total, terms = original(*args, **options)
         total = total + 1000 * abs(len(seen) - 2)
         seen.append((total.item(), args[1].detach().clone()))
         return total, terms
@@ -231,7 +231,7 @@ def test_a_batch_that_diverges_is_tried_again_with_half_the_rate(
 
 def test_a_batch_that_always_diverges_is_one_clear_error(tiny_teacher, tiny_config, monkeypatch):
     monkeypatch.setattr(
-        inversion_loss, "objective", lambda *a: (a[1].sum() * float("nan"), {"bn": a[1].sum()})
+        inversion_loss, "objective", lambda *a, **_: (a[1].sum() * float("nan"), {"bn": a[1].sum()})
     )
     with pytest.raises(DreamforgeError, match="batch 0 diverged 4 times"):
         Engine(tiny_teacher, tiny_config, CPU).synthesize(0, 0, 8)

@@ -165,7 +165,7 @@ def test_a_batch_that_always_diverges_is_one_clear_error(tiny_teacher, monkeypat
     monkeypatch.setattr(
         fast_engine_module,
         "objective",
-        lambda *a: (a[1].sum() * float("nan"), {"bn": a[1].sum().detach()}),
+        lambda *a, **_: (a[1].sum() * float("nan"), {"bn": a[1].sum().detach()}),
     )
     engine = FastEngine(tiny_teacher, CONFIG, CPU)
     with pytest.raises(DreamforgeError, match="a batch diverged 4 times: lower --generator-lr"):
