@@ -148,7 +148,7 @@ def teacher_from_checkpoint(
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_logits, in_rows = try_logits(network, shape, match)
-    last = last_step(network, shape)
+    last = last_step(network, shape, match)
     meant = facts.answers(num_logits, last)
     settle_answers(network, meant, last, in_rows=in_rows)
     num_classes = num_logits + (1 if meant == SIGMOID else 0)

@@ -74,14 +74,15 @@ def _is_of_logits(answer: Tensor, match: Match) -> bool:
     return tuple(answer.shape) == (_NUM_TRIED, match.num_classes)
 
 
-def last_step(network: nn.Module, shape: tuple[int, int, int]) -> LastStep | None:
+def last_step(network: nn.Module, shape: tuple[int, int, int], match: Match) -> LastStep | None:
     """Return what the network computes last, where that makes probabilities, else None.
 
     Args:
         network: On the CPU.
         shape: ``(C, H, W)`` of images that it takes; of huge ones it is not tried.
+        match: What the network is: only somebody's own may do so.
     """
-    if shape[1] * shape[2] > _MAX_CHECKED_PIXELS:
+    if not is_factory(match.architecture) or shape[1] * shape[2] > _MAX_CHECKED_PIXELS:
         return None
     try:
         return find_last_step(network.eval(), torch.zeros(_NUM_TRIED, *shape))
