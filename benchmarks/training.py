@@ -16,7 +16,7 @@ from shared.depthwise import unstride
 from shared.device import autocast
 from shared.evaldata import EvalData
 from shared.images import to_pixels
-from shared.metrics import channel_statistics
+from shared.metrics import channel_statistics, share_right
 from shared.seeding import derive_seed, generator
 from shared.spec import TeacherSpec
 
@@ -119,7 +119,7 @@ class Training:
         loss.backward()
         self._optimizer.step()
         self._schedule.step()
-        self._hits += accuracy_on(logits.detach(), self._labels[rows]) * len(rows)
+        self._hits += share_right(logits.detach(), self._labels[rows]).nan_to_num() * len(rows)
         self._step += 1
 
     def _augmented(self, images: Tensor) -> Tensor:
@@ -174,12 +174,3 @@ def training_loss(logits: Tensor, labels: Tensor) -> Tensor:
     wanted = (labels == 1).float()
     loss = F.binary_cross_entropy_with_logits(logits[:, 1:], wanted, reduction="none")
     return (loss * known).sum() / known.sum().clamp_min(1)
-
-
-def accuracy_on(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of right answers, as a scalar on the device: nothing waits for it."""
-    if labels.ndim == 1:
-        return (logits.argmax(1) == labels).float().mean()
-    known = labels >= 0
-    right = ((logits[:, 1:] > 0) == (labels == 1)) & known
-    return right.sum() / known.sum().clamp_min(1)

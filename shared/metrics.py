@@ -72,10 +72,17 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
         logits: ``(N, K)``.
         labels: int64 ``(N,)``; or of findings int8 ``(N, K - 1)``: 1 present, 0 absent, -1 unknown.
     """
-    if labels.ndim == 2:
-        right = (logits[:, 1:] > 0) == (labels == 1).to(logits.device)
-        return float(right[(labels >= 0).to(logits.device)].float().mean())
-    return float((logits.argmax(1) == labels.to(logits.device)).float().mean())
+    return float(share_right(logits, labels))
+
+
+def share_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return :func:`accuracy` as a scalar on the logits' device: the host need not wait for it."""
+    labels = labels.to(logits.device)
+    if labels.ndim == 1:
+        return (logits.argmax(1) == labels).float().mean()
+    known = labels >= 0
+    right = ((logits[:, 1:] > 0) == (labels == 1)) & known
+    return right.sum() / known.sum()
 
 
 def mean_auroc(logits: Tensor, labels: Tensor) -> float | None:

@@ -9,9 +9,10 @@ from conftest import blobs
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import findings_of_classes
 import part_file
 import train_teacher
-from training import Recipe, Training
+from training import Recipe, Training, training_loss
 
 from shared.architectures import build_network
 from shared.checkpoint import load_checkpoint, load_state, save_state
@@ -336,3 +337,45 @@ def test_weights_of_which_nothing_fits_are_no_start(tmp_path):
         ConfigError, match=r"--init .*start\.pt: none of its 1 tensors fits resnet8"
     ):
         train_teacher.make_network(train_teacher.parse_arguments(words), 4, 3)
+
+
+def test_a_table_of_findings_trains_a_network_of_sigmoids(folder, words, tmp_path, monkeypatch):
+    tables = tmp_path / "tables"
+    findings = "top=class0,class1;left=class0,class2"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["findings_of_classes.py", str(folder), "--out", str(tables), "--findings", findings],
+    )
+    assert findings_of_classes.main() == 0
+    rows = (tables / "test.csv").read_text().splitlines()
+    assert rows[0] == "image,top,left"
+    assert len(rows) == 17
+    found = {Path(row.split(",")[0]).parent.name: row.split(",")[1:] for row in rows[1:]}
+    expected = {"class0": "11", "class1": "10", "class2": "01", "class3": "00"}
+    assert {name: "".join(values) for name, values in found.items()} == expected
+
+    words[words.index("--data") + 1] = str(tables)
+    train(monkeypatch, *words)
+
+    out = tmp_path / "sub" / "teacher.safetensors"
+    spec = load_teacher(out).spec
+    assert (spec.answers, spec.class_names) == ("sigmoid", ("none", "top", "left"))
+    assert load_checkpoint(out).tensors["linear.weight"].shape[0] == 2
+
+
+@pytest.mark.parametrize("text", ["", "top", "top=", "=class0", "top=class9"])
+def test_findings_of_classes_that_are_not_there_are_refused(text):
+    with pytest.raises(ConfigError, match="--findings"):
+        findings_of_classes.parse_findings(text, ["class0", "class1"])
+
+
+def test_what_is_not_known_teaches_nothing():
+    logits = torch.tensor([[0.0, 2.0, -1.0], [0.0, 0.5, 3.0]])
+    labels = torch.tensor([[1, -1], [-1, 0]], dtype=torch.int8)
+
+    loss = training_loss(logits, labels)
+
+    known = torch.tensor([2.0, 3.0])
+    expected = torch.nn.functional.softplus(torch.tensor([-1.0, 1.0]) * known).mean()
+    torch.testing.assert_close(loss, expected)

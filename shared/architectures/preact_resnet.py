@@ -15,14 +15,8 @@ from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate
 from shared.architectures.he_resnet import SmallResNet
+from shared.architectures.stem_resnet import NUM_BLOCKS
 
-NUM_BLOCKS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
 WIDTHS = (64, 128, 256, 512)
 _SQUEEZED = 16  # times fewer channels in the bottleneck that weighs them
 
