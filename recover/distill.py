@@ -4,8 +4,8 @@ Every step is a function of (seed, step) and of the state before it: no random s
 one step to the next, so a run that was interrupted ends with the bits of one that was not.
 """
 
+import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +16,6 @@ from recover.allocation import choose_masks
 from recover.averaging import RunningAverage
 from recover.config import RecoverConfig
 from recover.curvature import SquaredGradients
-from recover.interrupt import interrupts_deferred
-from recover.journal import Journal
 from recover.lesson import Lesson, set_modes
 from recover.masks import Masks, dense_masks
 from recover.optimizer import give_momentum, gradients, make_optimizer, momentum_of
@@ -36,12 +34,8 @@ from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
 from shared.feed import Feed
 from shared.layout import layout_of
-from shared.progress import Progress, ProgressCallback
 from shared.seeding import generator
 from shared.teacher import Teacher
-
-STEPS_PER_ROW = 50  # between two rows of metrics.jsonl: the only waits for the device
-SECONDS_PER_REPORT = 1.0  # between two reports of progress
 
 MIXES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": lambda images, draws: images,
@@ -49,6 +43,10 @@ MIXES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "mixup": mixup,
     "both": cutmix_or_mixup,
 }
+
+
+class DivergedError(DreamforgeError):
+    """The loss stopped being finite: nothing that comes after it means anything."""
 
 
 def augment(images: Tensor, config: RecoverConfig, step: int) -> Tensor:
@@ -68,6 +66,7 @@ class Distillation:
         student: The network that learns, pruned where ``masks`` say.
         masks: In force now; in gradual mode they grow with the steps.
         step: How many steps are done.
+        config: Of the run, but for the rate where a state of a lowered one was restored.
         group: The processes that teach it together.
 
     Args:
@@ -95,7 +94,7 @@ class Distillation:
         unstride(self.student, device)
         self.masks = masks
         self.step = 0
-        self._config = config
+        self.config = config
         self._feed = feed
         self.group = group
         self._average = RunningAverage(student, config.ema) if config.ema else None
@@ -112,7 +111,7 @@ class Distillation:
 
     def advance(self) -> None:
         """Do one step: prune when it is due, then teach one batch."""
-        config = self._config
+        config = self.config
         if is_pruning_step(config, self.step):
             if self._slimming is not None:
                 self._slim(self._slimming, channels_at(config, self.step))
@@ -144,24 +143,36 @@ class Distillation:
         """What the steps so far have made: the student, or its average where there is one."""
         return self.student if self._average is None else self._average.network
 
+    def is_finite(self) -> bool:
+        """Return whether all losses since the last row are. Waits for the device."""
+        return math.isfinite(float(self._loss_sum))
+
+    def require_finite(self) -> None:
+        """Wait for the device.
+
+        Raises:
+            DivergedError: If a loss since the last row is not finite.
+        """
+        if not self.is_finite():
+            raise DivergedError(
+                f"distillation: the loss at step {self.step} is not finite; "
+                f"lower --lr (found {self.config.lr:g}) or use --precision float32"
+            )
+
     def row(self) -> dict[str, float]:
         """Return a row of metrics: the mean loss since the last row. Waits for the device.
 
         Raises:
-            DreamforgeError: If the loss is not finite.
+            DivergedError: If the loss is not finite.
         """
+        self.require_finite()
         loss = float(self._loss_sum) / max(self._loss_count, 1)
-        if not math.isfinite(loss):
-            raise DreamforgeError(
-                f"distillation: the loss at step {self.step} is not finite; "
-                f"lower --lr (found {self._config.lr:g}) or use --precision float32"
-            )
         self._loss_sum.zero_()
         self._loss_count = 0
         level = {"sparsity": self.masks.sparsity}
         if self._slimming is not None:
-            level = {"channels": channels_at(self._config, self.step - 1)}
-        rate = learning_rate(self._config, self.step - 1)
+            level = {"channels": channels_at(self.config, self.step - 1)}
+        rate = learning_rate(self.config, self.step - 1)
         return {"step": self.step, "loss": loss, **level, "lr": rate}
 
     def state(self) -> dict[str, Any]:
@@ -170,6 +181,7 @@ class Distillation:
         self.masks.check(self.taught)
         return {
             "step": self.step,
+            "lr": self.config.lr,
             "student": self.student.state_dict(),
             "momentum": momentum_of(self._optimizer, self.student),
             "masks": dict(self.masks.kept),
@@ -200,6 +212,8 @@ class Distillation:
             self._squares.restore(state["squared_gradients"])
         self._loss_sum.copy_(state["loss_sum"])
         self._loss_count = state["loss_count"]
+        # Checkpoints of before rates were lowered have none.
+        self.config = dataclasses.replace(self.config, lr=state.get("lr", self.config.lr))
         self.step = state["step"]
 
     def begin(self) -> None:
@@ -213,11 +227,12 @@ class Distillation:
         """Make ready for a student whose parameters are others than before."""
         self.student.to(memory_format=layout_of(self.student))
         self.masks = dense_masks(self.student)
-        self._optimizer = make_optimizer(self.student, self._config)
+        self._optimizer = make_optimizer(self.student, self.config)
 
     def _slim(self, slimming: Slimming, fraction: float) -> None:
+        self.require_finite()  # of weights that are no numbers none is the least
         squares = self._squares.means if self._squares is not None and self.step else None
-        cut = slimming.cut_as_chosen(self.student, self._config, fraction, squares)
+        cut = slimming.cut_as_chosen(self.student, self.config, fraction, squares)
         if not cut.left:
             return
         momentum = momentum_of(self._optimizer, self.student)
@@ -234,7 +249,7 @@ class Distillation:
 
     def _prune(self, sparsity: float) -> None:
         squares = self._squares.means if self._squares is not None and self.step else None
-        self.masks = choose_masks(self.student, self._config, sparsity, self.masks.kept, squares)
+        self.masks = choose_masks(self.student, self.config, sparsity, self.masks.kept, squares)
         self.masks.apply(self.student)
         self.masks.apply_to_optimizer(self._optimizer, self.student)
         if self._average is not None:
@@ -247,53 +262,3 @@ class Distillation:
                 f"distillation: the processes chose other weights to keep at step {self.step}; "
                 "use machines of one kind, or one process"
             )
-
-
-def distill(
-    run: Distillation,
-    config: RecoverConfig,
-    *,
-    journal: Journal,
-    save: Callable[[], None],
-    progress: ProgressCallback,
-) -> None:
-    """Do the steps that are left.
-
-    Args:
-        run: At its first step, or restored.
-        config: The run's.
-        journal: Gets a row of metrics every :data:`STEPS_PER_ROW` steps and at the end.
-        save: Writes a checkpoint; called between steps every ``config.checkpoint_every`` seconds,
-            and after the last.
-        progress: Told of the steps.
-
-    Raises:
-        KeyboardInterrupt: After SIGINT or SIGTERM, between two steps, with a checkpoint written.
-    """
-    run.begin()
-    saved = reported = time.monotonic()
-    facts: dict[str, float] = {}
-    with interrupts_deferred(patiently=run.group.count > 1) as interrupted:
-        while run.step < config.steps:
-            run.advance()
-            finished = run.step == config.steps
-            if finished or run.step % STEPS_PER_ROW == 0:
-                row = run.row()
-                journal.add(row)
-                facts = {name: value for name, value in row.items() if name not in ("step", "lr")}
-            stop = run.group.any(interrupted())
-            now = time.monotonic()
-            # The last one spares a run that is killed while it is judged all its steps.
-            if finished or stop or now - saved >= config.checkpoint_every:
-                save()
-                saved = now
-            if stop:
-                run.group.wait()  # whoever leaves earlier makes torchrun end the others
-                raise KeyboardInterrupt
-            if finished or now - reported >= SECONDS_PER_REPORT:
-                progress(_steps_done(run.step, config.steps, facts))
-                reported = now
-
-
-def _steps_done(step: int, num_steps: int, facts: Mapping[str, float]) -> Progress:
-    return Progress(stage="distill", done=step, total=num_steps, unit="steps", facts=facts)

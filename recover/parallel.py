@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recover.config import RecoverConfig
-from recover.distill import Distillation, distill
+from recover.course import distill
+from recover.distill import Distillation
 from recover.journal import Journal
 from recover.masks import dense_masks
 from recover.preparation import prepare
@@ -73,15 +74,23 @@ def follow(
     setup = prepare(
         config, teacher, dreams, allow_teacher_mismatch=allow_teacher_mismatch, group=group
     )
-    student = copy.deepcopy(setup.origin.network)
-    run = Distillation(
-        student=student,
-        teacher=setup.teacher,
-        feed=setup.feed,
-        config=setup.config,
-        device=setup.device,
-        masks=dense_masks(student),
-        group=group,
+
+    def begin(config: RecoverConfig) -> Distillation:
+        student = copy.deepcopy(setup.origin.network)
+        return Distillation(
+            student=student,
+            teacher=setup.teacher,
+            feed=setup.feed,
+            config=config,
+            device=setup.device,
+            masks=dense_masks(student),
+            group=group,
+        )
+
+    distill(
+        begin(setup.config),
+        again=begin,
+        journal=Journal(Path(os.devnull)),
+        save=lambda run: None,
+        progress=ignore_progress,
     )
-    nowhere = Journal(Path(os.devnull))
-    distill(run, setup.config, journal=nowhere, save=lambda: None, progress=ignore_progress)

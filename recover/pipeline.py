@@ -13,7 +13,8 @@ from torch import nn
 from recover.allocation import choose_masks
 from recover.config import RecoverConfig
 from recover.costs import measure_costs
-from recover.distill import Distillation, distill
+from recover.course import distill, lowered_rate_warnings
+from recover.distill import Distillation
 from recover.evaluate import Judge, exam_beside, exam_on_variants
 from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
@@ -75,7 +76,7 @@ def recover_student(
         ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
         IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
             together.
-        DreamforgeError: If the loss stops being finite.
+        DivergedError: If the loss is not finite at a thousandth of the rate either.
         KeyboardInterrupt: After SIGINT or SIGTERM, with a checkpoint written if distilling.
     """
     started = time.monotonic()
@@ -101,12 +102,16 @@ def recover_student(
     def seconds() -> float:
         return seconds_before + time.monotonic() - started
 
-    def save() -> None:
+    def save(run: Distillation) -> None:
         folder.save({**run.state(), "stages": _stages_to_json(stages), "seconds": seconds()})
+
+    def again(config: RecoverConfig) -> Distillation:
+        begun = dataclasses.replace(setup, config=config)
+        return new_distillation(begun, *_start(begun))
 
     journal = Journal(folder.metrics)
     journal.rewind(run.step)
-    distill(run, config, journal=journal, save=save, progress=progress)
+    run = distill(run, again=again, journal=journal, save=save, progress=progress)
     student, masks = run.taught.eval(), run.masks
     if config.final_repair:
         student = _repaired_if_no_worse(setup, student, judge)
@@ -127,6 +132,7 @@ def recover_student(
             *setup.warnings,
             *(eval_data.remarks if eval_data else ()),
             *mending_warnings(setup),
+            *lowered_rate_warnings(config, run),
             *empty_layer_warnings(masks),
             *worse_than_before(stages, len(setup.split.held_out)),
         ),
@@ -194,6 +200,13 @@ def _prune_and_repair(
     if mend(setup, network, masks, judge.progress):
         stages["repaired"] = judge.judge(network, "repaired network")
     return stages, *start_of_distillation(config, origin, network, masks)
+
+
+def _start(setup: Setup) -> tuple[nn.Module, Masks]:
+    """Return what is distilled, as :func:`_prune_and_repair` does, unjudged."""
+    network, masks = pruned_copy(setup.origin, setup.config)
+    mend(setup, network, masks)
+    return start_of_distillation(setup.config, setup.origin, network, masks)
 
 
 def _repaired_if_no_worse(setup: Setup, student: nn.Module, judge: Judge) -> nn.Module:

@@ -91,7 +91,7 @@ def test_the_average_does_not_disturb_what_is_averaged(tiny_teacher: Teacher) ->
 def test_a_killed_run_goes_on_with_its_average_and_saves_it(
     tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
     dreams = blob_dreams(tmp_path / "dreams", tiny_teacher)
     config = quick_config(ema=0.9, checkpoint_every=1e-9)
 

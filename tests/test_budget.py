@@ -251,7 +251,7 @@ def test_a_run_that_was_killed_goes_on_with_the_steps_it_began_with(
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+        patch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
         patch.setattr("shared.cli_progress._line_printer", lambda _: stop)
         killed = call(runner, dreams, tmp_path / "out", *budget)
     went_on = call(runner, dreams, tmp_path / "out", *budget)

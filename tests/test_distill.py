@@ -13,7 +13,8 @@ from recover_fixtures import odd_network, quick_config
 from torch import nn
 
 from recover.config import RecoverConfig
-from recover.distill import Distillation, augment, distill
+from recover.course import take_steps
+from recover.distill import Distillation, augment
 from recover.importance import magnitudes, prunable_weights
 from recover.interrupt import interrupts_deferred
 from recover.journal import Journal
@@ -45,9 +46,9 @@ def start(teacher: Teacher, config: RecoverConfig) -> Distillation:
     )
 
 
-def run_to_the_end(run: Distillation, config: RecoverConfig, folder: Path) -> None:
+def run_to_the_end(run: Distillation, folder: Path) -> None:
     journal = Journal(folder / "metrics.jsonl")
-    distill(run, config, journal=journal, save=lambda: None, progress=ignore_progress)
+    take_steps(run, journal=journal, save=lambda run: None, progress=ignore_progress)
 
 
 def test_the_pruned_weights_of_a_gradual_run_end_at_the_exact_count(
@@ -56,7 +57,7 @@ def test_the_pruned_weights_of_a_gradual_run_end_at_the_exact_count(
     config = quick_config(sparsity=0.9, weight_decay=0.1)
     run = start(tiny_teacher, config)
 
-    run_to_the_end(run, config, tmp_path)
+    run_to_the_end(run, tmp_path)
 
     zeros = sum(int((w == 0).sum()) for w in prunable_weights(run.student).values())
     assert zeros == run.masks.num_weights - run.masks.num_kept
@@ -80,7 +81,7 @@ def test_teaching_lowers_the_loss(tiny_teacher: Teacher, tmp_path: Path, schedul
     config = quick_config(sparsity=0.5, schedule=schedule, steps=100, lr=0.02)
     run = start(tiny_teacher, config)
 
-    run_to_the_end(run, config, tmp_path)
+    run_to_the_end(run, tmp_path)
 
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [50, 100]
@@ -95,7 +96,7 @@ def test_the_teacher_is_unchanged_and_no_hook_is_left(
     config = quick_config()
     run = start(tiny_teacher, config)
 
-    run_to_the_end(run, config, tmp_path)
+    run_to_the_end(run, tmp_path)
 
     after = tiny_teacher.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -112,7 +113,7 @@ def test_frozen_batch_norm_keeps_its_statistics(tiny_teacher: Teacher, tmp_path:
     for bn_mode, same in (("frozen", True), ("train", False)):
         config = quick_config(bn_mode=bn_mode, schedule="one-shot", sparsity=0.3, lr=1e-3)
         run = start(tiny_teacher, config)
-        run_to_the_end(run, config, tmp_path)
+        run_to_the_end(run, tmp_path)
         now = run.student.state_dict()
         assert all(torch.equal(now[name], value) for name, value in statistics.items()) is same
 
@@ -147,14 +148,14 @@ def test_a_restored_run_ends_with_the_bits_of_an_uninterrupted_one(
 ) -> None:
     config = quick_config(**{"mix": "none", **changes}, flip=True, weight_decay=0.01)
     whole = start(tiny_teacher, config)
-    run_to_the_end(whole, config, tmp_path)
+    run_to_the_end(whole, tmp_path)
 
     first = start(tiny_teacher, config)
     for _ in range(stop):
         first.advance()
     second = start(tiny_teacher, config)
     second.restore(copy.deepcopy(first.state()))
-    run_to_the_end(second, config, tmp_path)
+    run_to_the_end(second, tmp_path)
 
     expected = whole.student.state_dict()
     assert all(torch.equal(expected[k], v) for k, v in second.student.state_dict().items())
@@ -167,8 +168,8 @@ def test_fisher_keeps_what_the_loss_answers_to(tiny_teacher: Teacher, tmp_path: 
     config = quick_config(importance="fisher", sparsity=0.9)
     run, plain = start(tiny_teacher, config), start(tiny_teacher, quick_config(sparsity=0.9))
 
-    run_to_the_end(run, config, tmp_path)
-    run_to_the_end(plain, config, tmp_path)
+    run_to_the_end(run, tmp_path)
+    run_to_the_end(plain, tmp_path)
 
     run.masks.check(run.student)
     assert run.masks.num_kept == plain.masks.num_kept
@@ -225,7 +226,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_advice(
     config = quick_config(lr=1e20, warmup=0.0)
 
     with pytest.raises(DreamforgeError, match="is not finite; lower --lr"):
-        run_to_the_end(start(tiny_teacher, config), config, tmp_path)
+        run_to_the_end(start(tiny_teacher, config), tmp_path)
 
 
 def test_augmentation_depends_on_seed_and_step_alone() -> None:
@@ -254,11 +255,10 @@ def test_a_signal_waits_for_the_end_of_the_step_and_leaves_a_checkpoint(
     handler = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        distill(
+        take_steps(
             run,
-            config,
             journal=Journal(tmp_path / "metrics.jsonl"),
-            save=lambda: saved.append(run.step),
+            save=lambda run: saved.append(run.step),
             progress=ignore_progress,
         )
 
@@ -279,11 +279,10 @@ def test_progress_ends_at_the_last_step(tiny_teacher: Teacher, tmp_path: Path) -
     config = quick_config()
     reports: list[Progress] = []
 
-    distill(
+    take_steps(
         start(tiny_teacher, config),
-        config,
         journal=Journal(tmp_path / "metrics.jsonl"),
-        save=lambda: None,
+        save=lambda run: None,
         progress=reports.append,
     )
 

@@ -229,7 +229,7 @@ def test_a_run_goes_on_where_it_stopped(
     with simulated_cuda():
         run(recover, *command, "--out", tmp_path / "whole")
         with monkeypatch.context() as patched:
-            patched.setattr("recover.distill._steps_done", fail)  # after the last checkpoint
+            patched.setattr("recover.course._steps_done", fail)  # after the last checkpoint
             result = CliRunner().invoke(
                 recover, [*map(str, command), "--out", str(tmp_path / "stopped")]
             )

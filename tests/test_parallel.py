@@ -12,7 +12,8 @@ from recover_fixtures import begin_distillation, blob_dreams, odd_network, quick
 from thread_group import ThreadGroup, together
 from torch import Tensor, nn
 
-from recover.distill import Distillation, distill
+from recover.course import take_steps
+from recover.distill import Distillation
 from recover.importance import prunable_weights
 from recover.journal import Journal
 from recover.parallel import follow, launched_group
@@ -188,11 +189,10 @@ def test_a_signal_to_one_process_stops_all_after_one_checkpoint(
 
         object.__setattr__(group, "any", any_signal)
         with pytest.raises(KeyboardInterrupt):
-            distill(
+            take_steps(
                 run,
-                config,
                 journal=Journal(tmp_path / f"{group.index}.jsonl"),
-                save=lambda: saved.append(run.step) if group.leads else None,
+                save=lambda run: saved.append(run.step) if group.leads else None,
                 progress=ignore_progress,
             )
         return run.step

@@ -53,7 +53,7 @@ def stop_at(step: int) -> Callable[[Progress], None]:
 
 @pytest.fixture
 def report_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
 
 
 def test_the_pruned_student_falls_and_the_recovered_one_comes_back(

@@ -221,7 +221,7 @@ def test_a_student_is_pruned_as_gradually_as_any_other_when_asked(
 def test_an_interrupted_transfer_ends_as_an_undisturbed_one(
     tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
     config = transfer(checkpoint_every=1e-9)
     recover_student(config, tiny_teacher, dreams, None, tmp_path / "whole")
 

@@ -151,7 +151,7 @@ def test_a_sweep_that_is_finished_does_nothing(tiny_teacher, dreams, tmp_path):
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(tiny_teacher, dreams, tmp_path, monkeypatch):
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
     seen: list[tuple[str, float]] = []
 
     def stop(report: Progress) -> None:
@@ -216,7 +216,7 @@ def test_a_level_of_other_arguments_is_refused_by_name(tiny_teacher, dreams, tmp
 def test_an_interrupted_level_of_other_arguments_is_refused_before_anything_runs(
     tiny_teacher, dreams, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
 
     def stop(report: Progress) -> None:
         if report.stage.endswith("distill"):

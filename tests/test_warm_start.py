@@ -110,7 +110,7 @@ def test_the_first_level_is_that_of_a_cold_sweep(
 def test_a_warm_sweep_that_was_killed_ends_with_the_same_students(
     tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recover.distill.SECONDS_PER_REPORT", 0.0)
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
 
     def stop(report: Progress) -> None:
         if (report.stage, report.done) == ("s0.8 distill", 3):
