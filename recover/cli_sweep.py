@@ -55,10 +55,11 @@ if TYPE_CHECKING:
 @recovery_options(without=("sparsity", "channels", "pattern"))
 @BUDGET
 @click.option(
-    "--warm-start",
-    is_flag=True,
-    help="start each level from the student of the level below instead of the teacher; levels then "
-    "run one after another",
+    "--warm-start/--no-warm-start",
+    default=None,
+    help="start each level from the student of the level below, instead of each from the teacher  "
+    "[default: yes, but with several workers, with --channels, and where levels that are there "
+    "started otherwise]",
 )
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
 @click.option("--overwrite", is_flag=True, help="replace the levels that are in --out")
@@ -72,17 +73,19 @@ def sweep(
     eval_data: str | None,
     preset: str,
     budget: str | None,
-    warm_start: bool,  # noqa: FBT001
+    warm_start: bool | None,  # noqa: FBT001
     worker: str | None,
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
     """Run `recover run` at several levels, each in a folder of its own below --out.
 
-    Levels are sparsities, or with --channels fractions of channels.
+    Levels are sparsities, or with --channels fractions of channels. Each level of sparsity starts
+    from the student of the level below, and so has the steps of all below it, too; under torchrun,
+    or with --worker, levels are shared out, and each starts from the teacher.
 
     The same command again runs what is not finished: a level that was interrupted goes on from
-    its checkpoint, a finished one stays. Under torchrun, or with --worker, levels are shared out.
+    its checkpoint, a finished one stays.
 
     --budget is for the whole sweep: every level gets the same number of steps.
 
@@ -95,7 +98,13 @@ def sweep(
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
     from recover.preparation import prepare
-    from recover.sweep import asked_levels, finished_results, plan_levels, run_sweep
+    from recover.sweep import (
+        asked_levels,
+        finished_results,
+        plan_levels,
+        run_sweep,
+        starts_warm,
+    )
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device
@@ -128,6 +137,8 @@ def sweep(
             dataclasses.replace(config, steps=base.steps, importance=base.importance)
             for config in configs
         ]
+    if warm_start is None:
+        warm_start = starts_warm(configs, me, out, overwrite=overwrite)
     if warm_start:
         _refuse_workers(me)
         configs = list(warm_starts(configs))

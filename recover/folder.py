@@ -87,10 +87,18 @@ class RunFolder:
         """Remove the checkpoint: the results are in place."""
         self.checkpoint.unlink(missing_ok=True)
 
+    def unfinished_arguments(self) -> dict[str, Any] | None:
+        """Return those of the unfinished run here; None where there is none."""
+        if not self.checkpoint.exists():
+            return None
+        arguments: dict[str, Any] = json.loads(load_state(self.checkpoint)["arguments"])
+        return arguments
+
     def refuse_other_arguments(self) -> None:
         """Raise an IncompatibleError if an unfinished run here has others; touch nothing."""
-        if self.checkpoint.exists():
-            self._refuse_other_arguments(json.loads(load_state(self.checkpoint)["arguments"]))
+        before = self.unfinished_arguments()
+        if before is not None:
+            self._refuse_other_arguments(before)
 
     def _refuse_other_arguments(self, before: Mapping[str, Any]) -> None:
         changes = changed_arguments(before, self._arguments)

@@ -115,6 +115,37 @@ def folder_name(config: RecoverConfig) -> str:
     return f"s{config.sparsity:g}"
 
 
+def starts_warm(
+    configs: Sequence[RecoverConfig], worker: Worker, out: Path, *, overwrite: bool
+) -> bool:
+    """Return whether levels start from each other where nobody says.
+
+    They end at more accuracy that way for the same steps (benchmarks/RESULTS.md), so they do where
+    they can: sparsities, of one worker. Levels of which some are there go on as they were begun.
+
+    Args:
+        configs: One per level.
+        worker: Who runs them.
+        out: Of the sweep.
+        overwrite: Whatever is there does not count.
+
+    Raises:
+        InputFileError: If a level's report cannot be read.
+    """
+    last = configs[-1]
+    if worker.count > 1 or len(configs) == 1 or last.channels is not None or last.steps == 0:
+        return False
+    folders = [RunFolder(out / folder_name(config), {}) for config in configs]
+    begun = [] if overwrite else [_arguments_in(folder) for folder in folders]
+    return all(there is None or there.get("--warm-start") is not None for there in begun)
+
+
+def _arguments_in(folder: RunFolder) -> dict[str, Any] | None:
+    if folder.is_finished:
+        return arguments_of(read_report(folder.path))
+    return folder.unfinished_arguments()
+
+
 def plan_levels(
     configs: Sequence[RecoverConfig],
     teacher: Teacher,

@@ -3,6 +3,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -130,13 +131,13 @@ def test_the_teacher_is_unchanged(tiny_teacher: Teacher, dreams: DreamSet, tmp_p
     assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in modules)
 
 
-@pytest.mark.parametrize("schedule", ["gradual", "one-shot"])
+@pytest.mark.parametrize("changes", [{}, {"schedule": "one-shot"}, {"rounds": 3}], ids=str)
 @pytest.mark.usefixtures("report_every_step")
 def test_a_killed_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(
-    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, schedule: str
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = quick_config(
-        schedule=schedule, mix="cutmix", flip=True, weight_decay=0.1, checkpoint_every=1e-9
+        **changes, mix="cutmix", flip=True, weight_decay=0.1, checkpoint_every=1e-9
     )
     real = real_images(20)
     whole = recover_student(config, tiny_teacher, dreams, real, tmp_path / "whole")

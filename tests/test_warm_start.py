@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,20 +162,77 @@ def test_warm_and_cold_levels_are_two_lines_of_a_report(
     assert {name: len(runs) for name, runs in series(results).items()} == {"warm": 2, "cold": 2}
 
 
-def test_the_command_starts_warm_with_one_worker_only(
-    runner: CliRunner, dreams: DreamSet, tmp_path: Path
-) -> None:
-    def sweep(*arguments: str) -> Result:
+@pytest.fixture
+def sweep(runner: CliRunner, dreams: DreamSet, tmp_path: Path) -> Callable[..., Result]:
+    """Run the command on two levels; the result holds their reports."""
+
+    def run(*arguments: str, levels: tuple[str, ...] = ("--sparsity", "0.5,0.9")) -> Result:
         quick = ("--steps", "6", "--batch-size", "16", "--repair-images", "32", "--device", "cpu")
         paths = ("--dreams", str(dreams.path), "--out", str(tmp_path / "levels"))
-        return runner.invoke(main, ["sweep", *quick, *paths, "--sparsity", "0.5,0.9", *arguments])
+        return runner.invoke(main, ["sweep", *quick, *paths, *levels, "--json", *arguments])
 
-    done = sweep("--warm-start", "--json")
+    return run
+
+
+def starts(result: Result) -> list[float | None]:
+    """What each level of the command started from."""
+    assert result.exit_code == 0, result.output
+    return [report["config"]["warm_start"] for report in json.loads(result.stdout)]
+
+
+def test_the_command_starts_warm_with_one_worker_only(sweep: Callable[..., Result]) -> None:
+    done = sweep("--warm-start")
     refused = sweep("--warm-start", "--worker", "0/2")
-    planned = sweep("--warm-start", "--dry-run", "--json")
+    planned = sweep("--warm-start", "--dry-run")
 
-    assert done.exit_code == planned.exit_code == 0, done.output
-    assert [report["config"]["warm_start"] for report in json.loads(done.stdout)] == [0.0, 0.5]
+    assert starts(done) == [0.0, 0.5]
+    assert planned.exit_code == 0
     assert [level["state"] for level in json.loads(planned.stdout)["levels"]] == ["finished"] * 2
     assert refused.exit_code == 2
     assert "--warm-start: found 2 workers, expected one" in refused.stderr
+
+
+def test_levels_start_from_each_other_where_nobody_says(sweep: Callable[..., Result]) -> None:
+    assert starts(sweep()) == [0.0, 0.5]
+    assert starts(sweep()) == [0.0, 0.5]  # finished
+    refused = sweep("--no-warm-start")
+
+    assert refused.exit_code == 4
+    assert "--warm-start 0.0 (now None)" in refused.stderr
+    assert starts(sweep("--no-warm-start", "--overwrite")) == [None, None]
+
+
+def test_levels_that_started_from_the_teacher_go_on_so(sweep: Callable[..., Result]) -> None:
+    assert starts(sweep("--worker", "1/2")) == [None]  # 0.9 alone
+    assert starts(sweep()) == [None, None]
+    assert starts(sweep("--overwrite")) == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "levels"),
+    [
+        ((), ("--channels", "0.75,0.5")),
+        ((), ("--sparsity", "0.9")),
+        (("--steps", "0"), ("--sparsity", "0.5,0.9")),
+    ],
+    ids=str,
+)
+def test_levels_that_gain_nothing_from_each_other_start_from_the_teacher(
+    sweep: Callable[..., Result], arguments: tuple[str, ...], levels: tuple[str, ...]
+) -> None:
+    assert set(starts(sweep(*arguments, levels=levels))) == {None}
+
+
+def test_a_level_that_was_killed_goes_on_as_it_was_begun(
+    sweep: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("recover.pipeline.save_student", _fail)  # after the last checkpoint
+        assert sweep("--no-warm-start").exception is not None
+
+    assert starts(sweep()) == [None, None]
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("killed")
