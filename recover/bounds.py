@@ -75,6 +75,11 @@ def _on_bounds(results: Sequence[Result], bounds: Sequence[Result]) -> Iterable[
             f"no gap to {_names(left_out)}: not judged on {on} as the runs are; judge all of them "
             "with --eval-data"
         )
+    if used and _starts_warm(results) != _starts_warm(used):
+        yield (
+            "the levels of one of the two, runs and bound, start from each other and those of the "
+            "other from the teacher (recover sweep --no-warm-start): the gap is of that, too"
+        )
     wrong = _taught_on_dreams(results, bounds)
     if wrong:
         yield f"no bound of real images, since taught on dreams: {_names(wrong)}"
@@ -102,3 +107,8 @@ def _names(results: Sequence[Result]) -> str:
     named = ", ".join(str(result.folder) for result in results[:MOST_NAMED])
     more = len(results) - MOST_NAMED
     return f"{named} and {more} more" if more > 0 else named
+
+
+def _starts_warm(results: Sequence[Result]) -> bool:
+    """Return whether a level starts from the level below: the first one never does."""
+    return any(result.report.config.get("warm_start") for result in results)

@@ -139,6 +139,11 @@ def _words_for_stages(results: Sequence[Result]) -> Iterator[str]:
         "Repaired: with its BatchNorm statistics measured again, forward only. "
         "Recovered: after distillation, the student that was saved."
     )
+    if any(run.report.config.get("warm_start") for run in results):
+        yield (
+            "Each level starts from the student of the level below it, and so has the steps of "
+            "those below, too: pruned and repaired are that student, pruned further."
+        )
     others = [run.report.student for run in results if "taught" in run.report.shown_stages]
     if others:
         yield (

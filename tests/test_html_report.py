@@ -222,6 +222,26 @@ def test_the_gap_to_the_bound_is_in_points(levels: Path, tmp_path: Path):
     assert levels_table(results, bounds[:0]).columns[-1] == "agreement"
 
 
+def test_levels_that_start_from_each_other_say_so(levels: Path, tmp_path: Path):
+    warm = copied(levels, tmp_path / "warm")
+    for path, start in (("s0.5", 0.0), ("s0.9", 0.5)):
+        record = json.loads((warm / path / "report.json").read_text())
+        record["config"]["warm_start"] = start
+        (warm / path / "report.json").write_text(json.dumps(record))
+
+    def page(folder: Path, bound: Path) -> str:
+        published = publish([folder], tmp_path / "r.html", bounds=[bound], overwrite=True)
+        return " ".join(check(published.html.read_text()).text)
+
+    starts, gap = "Each level starts from the student of the level below", "the gap is of that, too"
+    assert starts in page(warm, warm)
+    assert gap not in page(warm, warm)
+    assert gap in page(warm, levels)
+    assert gap in page(levels, warm)
+    assert starts not in page(levels, levels)
+    assert gap not in page(levels, levels)
+
+
 def test_without_real_images_agreement_on_dreams_is_shown(levels: Path, tmp_path: Path):
     blind = copied(levels, tmp_path / "blind")
     for path in blind.glob("*/report.json"):
