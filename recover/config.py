@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 
 FEATURE_WEIGHT = 10.0
 USUAL_RATE = 0.05
+USUAL_CLIP = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +99,7 @@ class RecoverConfig:
     batch_size: int = option(128, "dreams per step", min=2)
     lr: float | None = option(
         None,
-        "peak rate of SGD  [default: 0.05, less where the teacher's weights are less than half as "
-        "large as usual; 0.1 for a student from random weights]",
+        "peak rate of SGD  [default: 0.05; 0.1 for a student from random weights]",
         above=0,
     )
     lr_schedule: str = option(
@@ -112,6 +112,13 @@ class RecoverConfig:
     )
     momentum: float = option(0.9, "momentum of SGD", min=0, below=1)
     nesterov: bool = option(True, "Nesterov's form of the momentum")
+    clip: float | None = option(
+        None,
+        "shorten the gradient of every layer to so many times the length of its weights, and three "
+        "times that for biases and BatchNorm (adaptive gradient clipping, Brock et al. 2021); 0: "
+        "never  [default: 0.2; 0 with --student]",
+        min=0,
+    )
     weight_decay: float = option(1e-4, "weight decay of convolution and linear weights", min=0)
     temperature: float = option(4.0, "temperature of both softmaxes", above=0)
     scale_loss: bool = option(
@@ -242,28 +249,26 @@ class RecoverConfig:
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"
             )
 
-    def resolve(
-        self, image_shape: tuple[int, int, int], usual_rate: float = USUAL_RATE
-    ) -> "RecoverConfig":
+    def resolve(self, image_shape: tuple[int, int, int]) -> "RecoverConfig":
         """Return the config with every automatic choice made.
 
         Args:
             image_shape: ``(C, H, W)``.
-            usual_rate: What suits the teacher's weights (see :mod:`recover.rate`).
         """
         shift = self.shift if self.shift is not None else min(image_shape[1:]) // 8
         weight = self.feature_weight
         if weight is None:
             weight = 0.0 if self.student else FEATURE_WEIGHT
-        rate = self.lr
-        if rate is None:
-            rate = USUAL_RATE if self.student else usual_rate
+        clip = self.clip
+        if clip is None:
+            clip = 0.0 if self.student else USUAL_CLIP
         return dataclasses.replace(
             self,
             importance=self.importance or usual_importance(self.to_json()),
             shift=min(shift, min(image_shape[1:]) - 1),
             feature_weight=weight,
-            lr=rate,
+            lr=USUAL_RATE if self.lr is None else self.lr,
+            clip=clip,
         )
 
     def to_json(self) -> dict[str, Any]:

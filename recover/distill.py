@@ -18,7 +18,13 @@ from recover.config import RecoverConfig
 from recover.curvature import SquaredGradients
 from recover.lesson import Lesson, set_modes
 from recover.masks import Masks, dense_masks
-from recover.optimizer import give_momentum, gradients, make_optimizer, momentum_of
+from recover.optimizer import (
+    clip_gradients,
+    give_momentum,
+    gradients,
+    make_optimizer,
+    momentum_of,
+)
 from recover.schedule import (
     channels_at,
     is_pruning_step,
@@ -129,6 +135,7 @@ class Distillation:
         self.masks.apply_to_gradients(self.student)
         if self._squares is not None and self.step < last_pruning_step(config):
             self._squares.update(self.student)
+        clip_gradients(self._optimizer)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         self._optimizer.step()

@@ -11,7 +11,6 @@ from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
 from recover.pattern import pattern_sparsity
-from recover.rate import usual_rate
 from recover.remarks import few_held_out
 from recover.student import origin_of_student
 from shared.device import resolve_device
@@ -111,7 +110,7 @@ def resolved(config: RecoverConfig, teacher: Teacher) -> RecoverConfig:
             :func:`recover.allocation.whole_layers`.
         IncompatibleError: If no layer can have the pattern.
     """
-    config = config.resolve(teacher.spec.image_shape, usual_rate(teacher.network))
+    config = config.resolve(teacher.spec.image_shape)
     if config.pattern is None:
         return config
     whole = whole_layers(teacher.network, config)

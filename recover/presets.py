@@ -23,6 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "warmup": 0.0,
         "momentum": 0.9,
         "nesterov": False,
+        "clip": 0.0,
         "weight_decay": 0.0,
         "temperature": 3.0,
         "scale_loss": False,
