@@ -89,12 +89,6 @@ class RecoverConfig:
         0.6, "gradual: fraction of the steps after which the sparsity is final", above=0, max=1
     )
     prune_every: int = option(20, "gradual: steps between two updates of the masks", min=1)
-    rounds: int = option(
-        1,
-        "gradual: prune in so many rounds; each takes away the same share of what is left, and the "
-        "rate rises and falls again (after Renda et al. 2020)",
-        min=1,
-    )
     steps: int = option(1500, "distillation steps; 0 prunes and repairs only", min=0)
     batch_size: int = option(128, "dreams per step", min=2)
     lr: float | None = option(
@@ -204,11 +198,6 @@ class RecoverConfig:
             raise ConfigError(
                 "--importance fisher: found pruning in one shot, expected --schedule gradual with "
                 "--steps, whose gradients it goes by; --importance magnitude needs none"
-            )
-        if self.rounds > 1 and self.schedule == "one-shot":
-            raise ConfigError(
-                f"--rounds {self.rounds}: found --schedule one-shot, expected gradual, which "
-                "prunes in rounds"
             )
         if self.student_weights is not None and self.student is None:
             raise ConfigError(
