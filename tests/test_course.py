@@ -55,8 +55,14 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 )
 @pytest.mark.usefixtures("one_restart_is_enough")
 def test_a_diverging_run_ends_as_the_one_that_was_slower_from_the_start(
-    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, changes: dict[str, Any]
+    tiny_teacher: Teacher,
+    dreams: DreamSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
 ) -> None:
+    monkeypatch.setattr("recover.course.STEPS_PER_ROW", 1)  # there are finite rows to forget
+
     found = recover_student(
         hopeless_config(**changes), tiny_teacher, dreams, None, tmp_path / "fast"
     )
@@ -167,6 +173,17 @@ def test_a_signal_ends_a_diverged_run_without_a_checkpoint(
         )
 
     assert saved == []
+
+
+def test_no_channel_is_chosen_by_what_is_no_number(tiny_teacher: Teacher) -> None:
+    run = begin_distillation(tiny_teacher, hopeless_config(sparsity=0.0, channels=0.5))
+
+    def advance_blindly() -> None:
+        for _ in range(run.config.steps):
+            run.advance()
+
+    with pytest.raises(DivergedError):
+        advance_blindly()
 
 
 @pytest.mark.usefixtures("one_restart_is_enough")
