@@ -16,6 +16,7 @@ from recover.course import distill
 from recover.distill import Distillation
 from recover.journal import Journal
 from recover.masks import dense_masks
+from recover.pipeline import new_distillation
 from recover.preparation import prepare
 from shared.device import resolve_device
 from shared.distributed import ALONE, Group, join, leave, one_voice
@@ -77,15 +78,8 @@ def follow(
 
     def begin(config: RecoverConfig) -> Distillation:
         student = copy.deepcopy(setup.origin.network)
-        return Distillation(
-            student=student,
-            teacher=setup.teacher,
-            feed=setup.feed,
-            config=config,
-            device=setup.device,
-            masks=dense_masks(student),
-            group=group,
-        )
+        begun = dataclasses.replace(setup, config=config)
+        return new_distillation(begun, student, dense_masks(student))
 
     distill(
         begin(setup.config),

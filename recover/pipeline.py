@@ -205,7 +205,8 @@ def _prune_and_repair(
 def _start(setup: Setup) -> tuple[nn.Module, Masks]:
     """Return what is distilled, as :func:`_prune_and_repair` does, unjudged."""
     network, masks = pruned_copy(setup.origin, setup.config)
-    mend(setup, network, masks)
+    if setup.config.schedule == "one-shot":  # of the others a dense copy is taught
+        mend(setup, network, masks)
     return start_of_distillation(setup.config, setup.origin, network, masks)
 
 

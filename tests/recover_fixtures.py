@@ -11,12 +11,15 @@ from PIL import Image
 from torch import nn
 
 from recover.config import RecoverConfig
+from recover.course import take_steps
 from recover.distill import Distillation
+from recover.journal import Journal
 from recover.masks import dense_masks
 from shared.distributed import ALONE, Group
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.feed import TensorFeed
+from shared.progress import ignore_progress
 from shared.teacher import Teacher
 
 
@@ -79,6 +82,16 @@ def begin_distillation(
         device=device,
         masks=dense_masks(student),
         group=group,
+    )
+
+
+def run_to_the_end(run: Distillation, folder: Path, saved: list[int] | None = None) -> None:
+    """Take all steps, with the rows in ``folder``; ``saved`` gets the step of every checkpoint."""
+    take_steps(
+        run,
+        journal=Journal(folder / "metrics.jsonl"),
+        save=lambda run: None if saved is None else saved.append(run.step),
+        progress=ignore_progress,
     )
 
 

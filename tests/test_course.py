@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from recover_fixtures import begin_distillation, blob_dreams, quick_config
+from recover_fixtures import begin_distillation, blob_dreams, quick_config, run_to_the_end
 from thread_group import together
 
 from recover.config import RecoverConfig
-from recover.course import MOST_RESTARTS, distill, take_steps
+from recover.course import MOST_RESTARTS, distill
 from recover.distill import Distillation, DivergedError
 from recover.journal import Journal
 from recover.pipeline import recover_student
@@ -138,12 +138,7 @@ def test_nothing_of_a_diverged_run_is_saved(tiny_teacher: Teacher, tmp_path: Pat
     run = begin_distillation(tiny_teacher, hopeless_config(checkpoint_every=1e-9))
 
     with pytest.raises(DivergedError):
-        take_steps(
-            run,
-            journal=Journal(tmp_path / "metrics.jsonl"),
-            save=lambda run: saved.append(run.step),
-            progress=ignore_progress,
-        )
+        run_to_the_end(run, tmp_path, saved)
 
     assert saved == list(range(1, len(saved) + 1))  # its first, finite ones
     assert len(saved) < run.step
@@ -165,12 +160,7 @@ def test_a_signal_ends_a_diverged_run_without_a_checkpoint(
     run.advance = interrupted_advance  # type: ignore[method-assign]
 
     with pytest.raises(KeyboardInterrupt):
-        take_steps(
-            run,
-            journal=Journal(tmp_path / "metrics.jsonl"),
-            save=lambda run: saved.append(run.step),
-            progress=ignore_progress,
-        )
+        run_to_the_end(run, tmp_path, saved)
 
     assert saved == []
 

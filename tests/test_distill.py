@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import blobs
 from dreamset_fixtures import tiny_spec
-from recover_fixtures import odd_network, quick_config
+from recover_fixtures import odd_network, quick_config, run_to_the_end
 from torch import nn
 
 from recover.config import RecoverConfig
@@ -22,7 +22,7 @@ from recover.masks import dense_masks, global_masks
 from shared.errors import DreamforgeError
 from shared.feed import TensorFeed
 from shared.layout import settle_layout
-from shared.progress import Progress, ignore_progress
+from shared.progress import Progress
 from shared.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -44,11 +44,6 @@ def start(teacher: Teacher, config: RecoverConfig) -> Distillation:
         device=CPU,
         masks=masks,
     )
-
-
-def run_to_the_end(run: Distillation, folder: Path) -> None:
-    journal = Journal(folder / "metrics.jsonl")
-    take_steps(run, journal=journal, save=lambda run: None, progress=ignore_progress)
 
 
 def test_the_pruned_weights_of_a_gradual_run_end_at_the_exact_count(
@@ -255,12 +250,7 @@ def test_a_signal_waits_for_the_end_of_the_step_and_leaves_a_checkpoint(
     handler = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        take_steps(
-            run,
-            journal=Journal(tmp_path / "metrics.jsonl"),
-            save=lambda run: saved.append(run.step),
-            progress=ignore_progress,
-        )
+        run_to_the_end(run, tmp_path, saved)
 
     assert saved == [5]
     assert signal.getsignal(signal.SIGTERM) is handler
