@@ -4,7 +4,8 @@
         --real cifar/train --out runs/bound --seeds 0,1,2
     python benchmarks/bench_recovery.py (the same) --render
 
-Every set goes through the same ``recover run`` with as many updates: dreams, real training images
+Every set goes through the same ``recover run`` with as many updates, or all its levels through
+one ``recover sweep`` (``--sweep``): dreams, real training images
 (the bound), and what dreams must beat: white noise, 1/f noise (``fractal``), dead leaves, the
 ``scenes`` that dreams start from. ``seed`` is the recipe of arXiv:2511.20702 as published, the
 presets ``tripurwar2025`` of both tools: 1,024 dreams, 480 updates at 1e-3, BatchNorm statistics
@@ -53,6 +54,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add_judged_teacher(parser)
     parser.add_argument("--real", help="training images, a folder per class, for the set 'real'")
     parser.add_argument("--sets", default="real,dreams,noise,leaves,seed", help=", ".join(SETS))
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="one 'recover sweep' per set: levels start from each other, but those of 'seed'",
+    )
     add_grid_options(parser, sparsity="0.5,0.75,0.8,0.9,0.95,0.98", num_images=4096)
     add_published_options(parser)
     return parser.parse_args(words)
@@ -74,6 +80,7 @@ def plan(arguments: argparse.Namespace) -> Grid:
         levels=parse_sparsities(arguments.sparsity),
         seeds=parse_seeds(arguments.seeds),
         common=(*teacher, "--eval-data", arguments.eval_data),
+        sweeps=arguments.sweep,
     )
 
 
@@ -83,6 +90,8 @@ def source_of(name: str, teacher: tuple[str, ...], arguments: argparse.Namespace
     recover = ("--steps", str(arguments.steps), *shlex.split(arguments.recover_options))
     if name == "seed":
         number, recover = ("--n", str(arguments.seed_n)), ("--preset", PUBLISHED)
+        if arguments.sweep:
+            recover = (*recover, "--no-warm-start")  # as published
         make = published_words()
     elif name == "dreams":
         make = dream_words(arguments.synth_steps, arguments.synth_options)
@@ -107,7 +116,7 @@ def render(grid: Grid, reports: Reports) -> str:
         f"{spec.get('architecture')}, teacher {percent([accuracy])} % on "
         f"{first.provenance.get('num_eval_images')} real images. Accuracy of the last step in %, "
         f"mean ± standard deviation over seeds {seeds}; {len(reports)} of {len(grid.cells())} "
-        "runs are finished.\n",
+        f"runs are finished.{_starts(grid)}\n",
         accuracy_table(grid, reports),
     ]
     if any(source.name == BOUND for source in grid.sources):
@@ -119,6 +128,13 @@ def render(grid: Grid, reports: Reports) -> str:
         notes(grid, reports),
     ]
     return "\n".join(parts)
+
+
+def _starts(grid: Grid) -> str:
+    if not grid.sweeps:
+        return ""
+    cold = ", but those of 'seed'" if any(s.name == "seed" for s in grid.sources) else ""
+    return f" Levels are those of sweeps: each starts from the student of the level below{cold}."
 
 
 def accuracy_table(grid: Grid, reports: Reports) -> str:

@@ -1,8 +1,9 @@
-"""Every transfer set at every sparsity and seed through ``recover run``: what is there stays.
+"""Every transfer set at every sparsity and seed through ``recover``: what is there stays.
 
 A grid is a folder. ``real-0.h5`` is the transfer set called real of seed 0, ``real-0-s0.9`` a run
-of recovery on it; ``real.json`` holds how they were asked for, so that figures of two settings
-never end up in one table. Any of them may be missing: the same command makes the rest.
+of recovery on it, ``real-0-sweep/s0.9`` a level of the sweep on it. ``real.json`` holds how they
+were asked for, so that figures of two settings never end up in one table. Any of them may be
+missing: the same command makes the rest.
 """
 
 import shlex
@@ -32,7 +33,7 @@ class Source:
     Attributes:
         name: Of its files.
         make: The command that makes a set, but for ``--seed`` and ``--out``.
-        recover: Options of ``recover run`` on it, but for teacher, sparsity, seed and folders.
+        recover: Options of ``recover`` on it, but for teacher, sparsity, seed and folders.
     """
 
     name: str
@@ -58,7 +59,9 @@ class Grid:
         sources: Kinds of transfer sets.
         levels: Sparsities, ascending.
         seeds: Of the sets, and of the recoveries on them.
-        common: Options of every ``recover run``: teacher and images to judge by.
+        common: Options of every ``recover``: teacher and images to judge by.
+        sweeps: All levels of a source and a seed are one ``recover sweep``, whose levels start
+            from each other as they usually do; if not, each is a ``recover run`` by itself.
         prefix: Of the names of logs, such as ``resnet20/``.
     """
 
@@ -67,6 +70,7 @@ class Grid:
     levels: tuple[float, ...]
     seeds: tuple[int, ...]
     common: tuple[str, ...]
+    sweeps: bool = False
     prefix: str = ""
     _locks: defaultdict[Path, threading.Lock] = field(
         default_factory=lambda: defaultdict(threading.Lock), init=False, repr=False
@@ -87,6 +91,8 @@ class Grid:
 
     def run_path(self, cell: Cell) -> Path:
         """Return the folder of a run."""
+        if self.sweeps:
+            return self._sweep_path(cell.source, cell.seed) / f"s{cell.sparsity:g}"
         return self.out / f"{cell.source}-{cell.seed}-s{cell.sparsity:g}"
 
     def reports(self) -> dict[Cell, RecoveryReport]:
@@ -145,8 +151,12 @@ class Grid:
                     tasks[f"{source.name}, seed {seed}: the set"] = task
             for cell in self.cells():
                 if cell.seed == seed and not RunFolder(self.run_path(cell), {}).is_finished:
-                    task = partial(self._recover, runner, cell, prepare)
-                    tasks[f"{cell.source}, seed {seed}, sparsity {cell.sparsity:g}"] = task
+                    name = f"{cell.source}, seed {seed}"
+                    if self.sweeps:
+                        tasks[name] = partial(self._sweep, runner, cell.source, seed, prepare)
+                    else:
+                        task = partial(self._recover, runner, cell, prepare)
+                        tasks[f"{name}, sparsity {cell.sparsity:g}"] = task
         return tasks
 
     def make_set(
@@ -190,6 +200,18 @@ class Grid:
         command += ["--dreams", str(dreams), "--sparsity", f"{cell.sparsity:g}"]
         command += ["--seed", str(cell.seed), "--out", str(folder)]
         runner.run(f"{self.prefix}{folder.name}", command)
+
+    def _sweep(self, runner: Runner, name: str, seed: int, prepare: Prepare | None) -> None:
+        dreams = self.make_set(runner, name, seed, prepare)
+        folder = self._sweep_path(name, seed)
+        command = ["recover", "sweep", *self.common, *self._source(name).recover]
+        command += ["--dreams", str(dreams)]
+        command += ["--sparsity", ",".join(f"{level:g}" for level in self.levels)]
+        command += ["--seed", str(seed), "--out", str(folder)]
+        runner.run(f"{self.prefix}{folder.name}", command)
+
+    def _sweep_path(self, source: str, seed: int) -> Path:
+        return self.out / f"{source}-{seed}-sweep"
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -26,8 +26,10 @@ class Recorder:
         if out.suffix == ".h5":
             out.write_bytes(b"")
         else:
-            out.mkdir()
-            (out / "report.json").write_text("{}")
+            names = [f"s{level}" for level in command[command.index("--sparsity") + 1].split(",")]
+            for folder in [out / name for name in names] if command[1] == "sweep" else [out]:
+                folder.mkdir(parents=True)
+                (folder / "report.json").write_text("{}")
 
 
 def make_grid(out, **changes):
@@ -51,6 +53,33 @@ def test_each_set_is_made_once_and_finished_cells_are_not_run_again(tmp_path):
         *("--sparsity", "0.5", "--seed", "0", "--out", str(tmp_path / "noise-0-s0.5")),
     ]
     assert cells.tasks(recorder) == {}
+
+
+def test_a_sweep_of_each_set_runs_all_its_levels_with_one_command(tmp_path):
+    cells, recorder = make_grid(tmp_path, sweeps=True, seeds=(0,)), Recorder()
+    tasks = cells.tasks(recorder)
+    for task in tasks.values():
+        task()
+
+    assert list(tasks) == ["noise, seed 0"]
+    assert recorder.commands[1:] == [
+        [
+            *("recover", "sweep", "--x", "y", "--steps", "5"),
+            *("--dreams", str(tmp_path / "noise-0.h5"), "--sparsity", "0.5,0.9", "--seed", "0"),
+            *("--out", str(tmp_path / "noise-0-sweep")),
+        ]
+    ]
+    assert cells.tasks(recorder) == {}
+    # A run by itself is another figure than a level of a sweep.
+    assert len(make_grid(tmp_path, seeds=(0,)).tasks(recorder)) == 2
+
+
+def test_a_sweep_of_which_a_level_is_missing_goes_on(tmp_path):
+    cells, recorder = make_grid(tmp_path, sweeps=True, seeds=(0,), levels=(0.5,)), Recorder()
+    for task in cells.tasks(recorder).values():
+        task()
+
+    assert list(make_grid(tmp_path, sweeps=True, seeds=(0,)).tasks(recorder)) == ["noise, seed 0"]
 
 
 def test_jobs_that_need_one_set_wait_for_it(tmp_path):

@@ -97,6 +97,15 @@ def test_nonsense_is_refused(words, message):
         bench_recovery.plan(bench_recovery.parse_arguments([*WORDS, *words]))
 
 
+def test_a_sweep_is_asked_for_and_the_published_recipe_has_no_part_in_it():
+    plan = bench_recovery.plan(bench_recovery.parse_arguments([*WORDS, *SHOWN, "--sweep"]))
+
+    recovers = {source.name: source.recover for source in plan.sources}
+    assert plan.sweeps
+    assert recovers["dreams"] == ("--steps", "1500")
+    assert recovers["seed"] == ("--preset", "tripurwar2025", "--no-warm-start")
+
+
 def test_accuracies_stand_by_level_and_set_with_the_seeds_behind_them(plan, reports):
     rows = bench_recovery.accuracy_table(plan, reports).splitlines()
 
@@ -126,12 +135,22 @@ def test_a_page_is_rendered_of_whatever_is_finished(plan, reports):
 
     assert "resnet8, teacher 90.0 % on 50 real images" in text
     assert "5 of 12 runs are finished" in text
+    assert "the level below" not in text
     assert "- dreams: 40 images, 7 updates of 3, 12 s a run;" in text
     curves = bench_recovery.curves(plan, reports)
     assert [curve.name for curve in curves] == ["real images", "dreams"]
     assert curves[1].x == (0.5, 0.9)
     assert curves[1].mean == pytest.approx((0.72, 0.25))
     assert curves[1].deviation == pytest.approx((0.03 * 2**0.5, 0))
+
+
+def test_a_page_of_sweeps_says_where_levels_start():
+    plan = bench_recovery.plan(bench_recovery.parse_arguments([*WORDS, *SHOWN, "--sweep"]))
+    found = {grid.Cell(source="dreams", sparsity=0.5, seed=0): report(0.75, 0.9)}
+
+    assert "from the student of the level below, but those of 'seed'." in bench_recovery.render(
+        plan, found
+    )
 
 
 def test_recipes_are_names_and_flags():
