@@ -7,7 +7,7 @@ import click
 
 from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
 from recover.config import RecoverConfig
-from recover.settings import PRUNING_OPTIONS
+from recover.settings import PRUNING_OPTIONS, base_settings
 from shared.cli import command_line, emit, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
@@ -59,13 +59,19 @@ def prune(
     student saved with --dreams is reconstructed and repaired on them, as --reconstruct and --repair
     say.
 
+    With --channels it is the channels that a layer makes, together with those of other layers that
+    are added to them, that are removed alone; what the smaller network costs is measured, too.
+
     \b
     Examples:
       recover prune --teacher resnet20.pt --sparsity 0.9
       recover prune --dreams dreams.h5 --sparsity 0.9 --allocation lamp --json
       recover prune --dreams dreams.h5 --sparsity 0.9 --keep 'fc.*,*.downsample.*' --out pruned
+      recover prune --teacher resnet20.pt --channels 0.5
     """
-    config: RecoverConfig = build_config(RecoverConfig, arguments)
+    config: RecoverConfig = build_config(
+        RecoverConfig, arguments, base_settings("default", arguments)
+    )
     if arguments["teacher_path"] is None and dreams_path is None:
         raise click.UsageError("nothing to prune: pass --teacher, --dreams or both")
 
@@ -124,11 +130,12 @@ def _open(dreams_path: Path | None, arguments: dict[str, Any]) -> "tuple[Teacher
 
 
 def _show_plan(plan: "PruningPlan") -> None:
-    on_dreams = plan.num_images > 0
+    on_dreams, is_smaller = plan.num_images > 0, plan.channels is not None
     rows = [
         (
             layer.name,
             "x".join(map(str, layer.shape)),
+            *(["x".join(map(str, layer.shape_left))] if is_smaller else []),
             f"{layer.num_weights:,}",
             f"{layer.num_kept:,}",
             "kept" if layer.never_pruned else percent(layer.sparsity),
@@ -140,7 +147,7 @@ def _show_plan(plan: "PruningPlan") -> None:
     ]
     total = (
         "all",
-        "",
+        *([""] * (1 + is_smaller)),
         f"{plan.num_weights:,}",
         f"{plan.num_kept:,}",
         percent(1 - plan.num_kept / plan.num_weights),
@@ -148,12 +155,17 @@ def _show_plan(plan: "PruningPlan") -> None:
         "",
         *([percent(plan.agreement)] if on_dreams else []),
     )
-    columns = ("tensor", "shape", "weights", "kept", "sparsity", "share of kept", "energy lost")
-    show_table(
-        f"{plan.architecture} at {100 * plan.sparsity:.4g} % sparsity",
-        [*columns, *(["agreement, pruned alone"] if on_dreams else [])],
-        [*rows, total],
-    )
+    removed = "removed" if is_smaller else "sparsity"
+    what = f"{100 * plan.sparsity:.4g} % sparsity"
+    if plan.channels is not None:
+        what = f"{100 * plan.channels:.4g} % of its channels"
+    columns = ["tensor", "shape", *(["left"] if is_smaller else []), "weights", "kept", removed]
+    columns += ["share of kept", "energy lost", *(["agreement, pruned alone"] if on_dreams else [])]
+    show_table(f"{plan.architecture} at {what}", columns, [*rows, total])
+    if plan.costs is not None:
+        from recover.tables import beside_teacher
+
+        click.echo(beside_teacher(plan.costs))
 
 
 def _show_report(report: "RecoveryReport | None") -> None:

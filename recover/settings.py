@@ -30,6 +30,9 @@ FROM_SCRATCH: Mapping[str, Any] = {
 # Of a run's options, those that `recover prune` has, too.
 PRUNING_OPTIONS = (
     "sparsity",
+    "channels",
+    "pattern",
+    "round_to",
     "importance",
     "allocation",
     "keep",

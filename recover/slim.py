@@ -95,6 +95,7 @@ class Slimming:
         by_worth: bool = False,
         round_to: int = 1,
         seed: int | None = None,
+        only: int | None = None,
     ) -> Cut:
         """Return what to cut, so that each group has ``fraction`` of its units left, at least one.
 
@@ -108,10 +109,13 @@ class Slimming:
                 by what is lost with each of their multiply-adds, until as few of these are left.
             round_to: Groups keep multiples of it, where they have as many.
             seed: Of a random choice instead, the control experiment.
+            only: The group to cut, the others stay as they are; None: all of them.
         """
         wanted = [
-            max(1, round(fraction * len(group))) if is_free else len(group)
-            for group, is_free in zip(self._groups, self._is_free, strict=True)
+            max(1, round(fraction * len(group)))
+            if is_free and only in (None, number)
+            else len(group)
+            for number, (group, is_free) in enumerate(zip(self._groups, self._is_free, strict=True))
         ]
         if squared_gradients is not None and by_worth:
             best = self._worth_most(network, squared_gradients, wanted, round_to)
@@ -139,6 +143,7 @@ class Slimming:
         config: RecoverConfig,
         fraction: float | None = None,
         squared_gradients: Mapping[str, Tensor] | None = None,
+        only: int | None = None,
     ) -> Cut:
         """Return what to cut for the importance that ``config`` names; see :meth:`cut`.
 
@@ -147,6 +152,7 @@ class Slimming:
             config: Its own fraction is the final one.
             fraction: Where it is not that one yet.
             squared_gradients: As for :meth:`cut`, where there are some.
+            only: As for :meth:`cut`.
         """
         return self.cut(
             network,
@@ -155,7 +161,16 @@ class Slimming:
             by_worth=config.allocation == "global",
             round_to=config.round_to,
             seed=config.seed if config.importance == "random" else None,
+            only=only,
         )
+
+    def makers(self) -> dict[int, tuple[str, ...]]:
+        """Return the names of the weights that make each group's channels, of those to remove."""
+        return {
+            number: tuple(name for name, dim in group.axes if name in self._places and dim == 0)
+            for number, group in enumerate(self._groups)
+            if self._is_free[number]
+        }
 
     def inputs_left(self) -> dict[str, Tensor]:
         """Return which of the channels that a layer took in at the start it still takes in.

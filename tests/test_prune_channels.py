@@ -1,0 +1,174 @@
+"""``recover prune`` where channels are removed, or weights follow a pattern."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner, Result
+from conftest import blobs
+from recover_fixtures import blob_dreams, quick_config
+from torch import nn
+
+from recover.cli import main
+from recover.costs import count_macs
+from recover.importance import prunable_weights
+from recover.prune import plan_pruning
+from recover.slim import slimming_of
+from shared.checkpoint import to_safetensors
+from shared.dreamset import DreamSet
+from shared.teacher import Teacher
+
+SLIM = quick_config(sparsity=0.0, channels=0.0625)  # one of 16
+WITHIN = "layer1.0.conv1.weight"  # makes channels that no other layer makes
+STAGE = ("conv1.weight", "layer1.0.conv2.weight")  # are added to each other
+
+
+@pytest.fixture(scope="module")
+def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
+    """A dream set with its teacher inside."""
+    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
+    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
+
+
+def prune(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["prune", "--device", "cpu", *map(str, arguments)])
+
+
+def test_what_is_left_of_every_layer_is_what_the_student_has(
+    dreams: DreamSet, tiny_teacher: Teacher, tmp_path: Path
+) -> None:
+    result = prune("--dreams", dreams.path, "--channels", 0.5, "--out", tmp_path / "o", "--json")
+
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    saved = safetensors.torch.load_file(tmp_path / "o" / "student.safetensors")
+    weights = prunable_weights(tiny_teacher.network)
+    assert [layer["name"] for layer in record["layers"]] == list(weights)
+    for layer in record["layers"]:
+        whole, left = weights[layer["name"]], saved[layer["name"]]
+        assert (tuple(layer["shape"]), layer["num_weights"]) == (tuple(whole.shape), whole.numel())
+        assert (tuple(layer["shape_left"]), layer["num_kept"]) == (tuple(left.shape), left.numel())
+        assert layer["sparsity"] == 1 - left.numel() / whole.numel()
+    assert record["num_weights"] == sum(weight.numel() for weight in weights.values())
+    assert record["num_kept"] == record["report"]["num_kept"] < record["num_weights"]
+    assert (record["sparsity"], record["channels"]) == (0, 0.5)
+    for name in ("macs_dense", "macs_teacher", "num_bytes_dense"):
+        assert record["costs"][name] == record["report"]["costs"][name]
+
+
+def test_all_of_the_channels_cost_nothing(tiny_teacher: Teacher) -> None:
+    plan = plan_pruning(quick_config(sparsity=0.0, channels=1.0), tiny_teacher, blobs(8)[0])
+
+    assert plan.agreement == 1
+    assert plan.costs is not None
+    image = torch.zeros(1, *tiny_teacher.spec.image_shape)
+    macs = count_macs(tiny_teacher.network, image)[0]
+    assert plan.costs.macs_dense == plan.costs.macs_teacher == macs
+    for layer in plan.layers:
+        assert layer.shape_left == layer.shape
+        assert (layer.sparsity, layer.lost_energy) == (0, 0)
+    # The last layer's channels are the classes.
+    assert [layer.lone_agreement for layer in plan.layers] == [1.0] * 7 + [None]
+
+
+def test_channels_that_a_layer_makes_alone_are_as_good_as_silent(tiny_teacher: Teacher) -> None:
+    """A channel behind a BatchNorm without scale and shift is zero: gone, in all but shape."""
+    draws = torch.Generator().manual_seed(0)  # noise: nothing that a teacher would be sure of
+    images = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8, generator=draws)
+    plan = plan_pruning(SLIM, tiny_teacher, images)
+
+    silent = copy.deepcopy(tiny_teacher)
+    gone = _gone(tiny_teacher, WITHIN)
+    assert len(gone) == 15
+    norm = silent.network.layer1[0].bn1  # type: ignore[index, union-attr]
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        norm.weight[gone], norm.bias[gone] = 0, 0
+    same = (silent.logits(images).argmax(1) == tiny_teacher.logits(images).argmax(1)).float()
+    alone = {layer.name: layer.lone_agreement for layer in plan.layers}
+    assert alone[WITHIN] == pytest.approx(float(same.mean()))
+    assert len({alone[name] for name in STAGE}) == 1
+    assert alone[WITHIN] < 1, alone
+
+
+def _gone(teacher: Teacher, name: str) -> list[int]:
+    slimming = slimming_of(teacher, SLIM)
+    assert slimming is not None
+    (number,) = [number for number, names in slimming.makers().items() if name in names]
+    slimming.cut(teacher.network, 0.0625, only=number)
+    others = [kept for at, kept in enumerate(slimming.kept) if at != number]
+    full = slimming_of(teacher, SLIM)
+    assert full is not None
+    assert [len(kept) for kept in others] == [
+        len(kept) for at, kept in enumerate(full.kept) if at != number
+    ]
+    return sorted({*full.kept[number].tolist()} - {*slimming.kept[number].tolist()})
+
+
+def test_layers_that_are_kept_have_nothing_to_show(tiny_teacher: Teacher) -> None:
+    config = quick_config(sparsity=0.0, channels=0.5, keep=WITHIN)
+
+    plan = plan_pruning(config, tiny_teacher, blobs(8)[0])
+
+    layers = {layer.name: layer for layer in plan.layers}
+    kept = layers[WITHIN]
+    assert kept.never_pruned
+    assert kept.shape_left == kept.shape
+    assert kept.lone_agreement is None
+    assert layers["layer3.0.conv1.weight"].lone_agreement is not None
+
+
+def test_a_pattern_alone_is_that_of_the_whole_network(tiny_teacher: Teacher) -> None:
+    images, _ = blobs(40, seed=3)
+
+    plan = plan_pruning(quick_config(sparsity=0.0, pattern="1:4"), tiny_teacher, images)
+
+    first, *others = plan.layers
+    assert first.num_kept == first.num_weights == 16 * 3 * 9  # three channels are no group of four
+    assert first.lone_agreement == 1
+    assert all(layer.num_kept == layer.num_weights // 4 for layer in others)
+    assert plan.sparsity == pytest.approx(1 - plan.num_kept / plan.num_weights)
+    assert plan.costs is None
+    teacher = copy.deepcopy(tiny_teacher)
+    last = others[-1]
+    weight = prunable_weights(teacher.network)[last.name].data
+    groups = weight.view(weight.shape[0], -1, 4)
+    groups[groups.abs() < groups.abs().amax(dim=2, keepdim=True)] = 0
+    same = (teacher.logits(images).argmax(1) == tiny_teacher.logits(images).argmax(1)).float()
+    assert last.lone_agreement == pytest.approx(float(same.mean()))
+
+
+def test_the_command_shows_shapes_and_what_the_smaller_network_costs(teacher_file: Path) -> None:
+    result = prune("--teacher", teacher_file, "--channels", 0.5)
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["resnet8", "at", "50", "%", "of", "its", "channels"]
+    rows = {cells[1].strip(): cells[2:-1] for line in lines if len(cells := line.split("│")) > 2}
+    cells = [cell.strip() for cell in rows[WITHIN]]
+    assert cells[:5] == ["16x16x3x3", "8x8x3x3", "2,304", "576", "75.00 %"]
+    assert "one image costs" in result.stdout.replace("\n", " ")
+    assert "M multiply-adds, in the teacher" in result.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--channels", "0.5", "--sparsity", "0.5"], "found --sparsity 0.5, expected one of"),
+        (["--channels", "0.5", "--pattern", "2:4"], "expected one of the two"),
+        (["--round-to", "8"], "--round-to 8: found no --channels"),
+        (["--pattern", "4:2"], "--pattern: found '4:2'"),
+        (["--channels", "0.5", "--reconstruct", "least-squares"], "--reconstruct least-squares"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    teacher_file: Path, words: list[str], text: str
+) -> None:
+    result = prune("--teacher", teacher_file, *words)
+
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if "error: " in line.lower()]
+    assert text in line
