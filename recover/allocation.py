@@ -1,7 +1,8 @@
 """How the weights that are kept spread over the layers.
 
-Two ways compare all weights of the network: by magnitude (``global``), or by magnitude relative
-to the layer's larger weights (``lamp``: Lee et al. 2021, arXiv:2010.07611). Two say beforehand how
+Two ways compare all weights of the network: by importance (``global``), or by importance relative
+to the layer's more important weights (``lamp``: Lee et al. 2021, arXiv:2010.07611, who rescale
+magnitudes): then no layer loses its last weights before all others have. Two say beforehand how
 many each layer keeps: the same share (``uniform``), or shares by the layer's dimensions (``erk``:
 Evci et al. 2020, arXiv:1911.11134).
 """
@@ -89,7 +90,7 @@ def whole_layers(network: nn.Module, config: RecoverConfig) -> tuple[str, ...]:
 
 
 def lamp_scores(magnitudes: Tensor) -> Tensor:
-    """Return every weight's square over the sum of the squares of those no smaller, float64.
+    """Return every score's square over the sum of the squares of those no smaller, float64.
 
     Lee et al. 2021 (arXiv:2010.07611). Unlike there, where equal weights follow each
     other in some order, equal weights have equal scores, each counting all of them.

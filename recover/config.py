@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recover.together import refuse_beside_channels, refuse_beside_pattern
-from recover.usual import usual_importance
+from recover.usual import usual_allocation, usual_importance
 from shared.config import option, validate
 from shared.errors import ConfigError
 
@@ -55,12 +55,13 @@ class RecoverConfig:
         "possible with --channels, and from a sparsity of 0.97 on]",
         choices=("magnitude", "fisher", "random"),
     )
-    allocation: str = option(
-        "global",
+    allocation: str | None = option(
+        None,
         "how many weights each layer keeps; global: the best of the whole network (of channels, "
         "with --importance fisher: those worth most for what they cost); uniform: the "
         "same share everywhere; erk: by the sum of its dimensions (Evci et al. 2020); lamp: "
-        "by magnitude relative to the layer's larger weights (Lee et al. 2021)",
+        "by importance relative to the layer's more important weights (Lee et al. 2021)  "
+        "[default: global; lamp from a sparsity of 0.97 on where --importance is fisher]",
         choices=("global", "uniform", "erk", "lamp"),
     )
     student: str | None = option(
@@ -88,7 +89,7 @@ class RecoverConfig:
     prune_end: float = option(
         0.6, "gradual: fraction of the steps after which the sparsity is final", above=0, max=1
     )
-    prune_every: int = option(20, "gradual: steps between two updates of the masks", min=1)
+    prune_every: int = option(5, "gradual: steps between two updates of the masks", min=1)
     steps: int = option(1500, "distillation steps; 0 prunes and repairs only", min=0)
     batch_size: int = option(128, "dreams per step", min=2)
     lr: float | None = option(
@@ -189,9 +190,9 @@ class RecoverConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        if self.allocation == "lamp" and self.importance not in (None, "magnitude"):
+        if self.allocation == "lamp" and self.importance == "random":
             raise ConfigError(
-                f"--allocation lamp: found --importance {self.importance}, expected magnitude, "
+                "--allocation lamp: found --importance random, expected magnitude or fisher, "
                 "which is what LAMP rescales"
             )
         if self.importance == "fisher" and (self.schedule == "one-shot" or self.steps == 0):
@@ -248,12 +249,15 @@ class RecoverConfig:
         weight = self.feature_weight
         if weight is None:
             weight = 0.0 if self.student else FEATURE_WEIGHT
+        importance = self.importance or usual_importance(self.to_json())
+        allocation = usual_allocation({**self.to_json(), "importance": importance})
         clip = self.clip
         if clip is None:
             clip = 0.0 if self.student else USUAL_CLIP
         return dataclasses.replace(
             self,
-            importance=self.importance or usual_importance(self.to_json()),
+            importance=importance,
+            allocation=self.allocation or allocation,
             shift=min(shift, min(image_shape[1:]) - 1),
             feature_weight=weight,
             lr=USUAL_RATE if self.lr is None else self.lr,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from recover.figures import NUM_COLORS, Line
 from recover.measures import value_of
 from recover.results import Result
-from recover.usual import usual_importance
+from recover.usual import usual_allocation, usual_importance
 
 UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
 
@@ -35,8 +35,11 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
         for name in ("warm_start", "channels"):
             settings[name] = settings.get(name) is not None
         with suppress(KeyError):  # reports of other versions
-            if settings["importance"] == usual_importance(result.report.config):
-                settings["importance"] = None  # levels differ in it, and belong together
+            config = result.report.config  # levels differ in what is usual, and belong together
+            if settings["allocation"] == usual_allocation(config):
+                settings["allocation"] = None
+            if settings["importance"] == usual_importance(config):
+                settings["importance"] = None
         key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
         groups.setdefault(key, []).append(result)
     members = list(groups.values())

@@ -158,7 +158,7 @@ class Slimming:
             network,
             fraction or config.channels or 1.0,
             squared_gradients=squared_gradients,
-            by_worth=config.allocation == "global",
+            by_worth=config.allocation != "uniform",
             round_to=config.round_to,
             seed=config.seed if config.importance == "random" else None,
             only=only,

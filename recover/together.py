@@ -21,7 +21,7 @@ def refuse_beside_channels(config: "RecoverConfig") -> None:
     asked = f"--channels {config.channels:g}"
     expected = {"sparsity": 0.0, "student": None, "warm_start": None, "reconstruct": "none"}
     _refuse_others(config, asked, expected)
-    if config.allocation not in ("global", "uniform"):
+    if config.allocation not in (None, "global", "uniform"):
         raise ConfigError(
             f"{asked}: found --allocation {config.allocation}, expected global or uniform"
         )
@@ -38,7 +38,7 @@ def refuse_beside_pattern(config: "RecoverConfig") -> None:
         return
     asked = f"--pattern {config.pattern}"
     _refuse_others(config, asked, {"channels": None, "student": None, "warm_start": None})
-    if config.allocation != "global":
+    if config.allocation not in (None, "global"):
         raise ConfigError(f"{asked}: found --allocation {config.allocation}, expected global")
 
 

@@ -87,6 +87,22 @@ def test_lamp_keeps_the_same_part_of_a_layer_and_of_its_multiple() -> None:
     assert kept(0.5, "global") == [[[False, False]], [[True, True]]]
 
 
+def test_lamp_leaves_no_layer_empty_whose_gradients_are_small() -> None:
+    """Of 2 x 2 weights, those of one layer matter a thousand times less by their gradients."""
+    network = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False))
+    network[0].weight.data = torch.tensor([[1.0, 2.0]])
+    network[1].weight.data = torch.tensor([[2.0, 1.0]])
+    squares = {"0.weight": torch.tensor([[1.0, 1.0]]), "1.weight": torch.tensor([[1e-6, 9e-6]])}
+
+    def kept(allocation: str) -> list[Any]:
+        chosen = config(allocation=allocation, importance="fisher")
+        masks = choose_masks(network, chosen, 0.5, None, squares)
+        return [mask.tolist() for mask in masks.kept.values()]
+
+    assert kept("global") == [[[True, True]], [[False, False]]]
+    assert kept("lamp") == [[[False, True]], [[False, True]]]  # w^2 E[g^2]: 4e-6, 9e-6
+
+
 def test_erk_shares_are_proportional_to_the_sum_of_the_dimensions() -> None:
     # 28 of 112 weights, as 4 + 2 + 3 + 3 = 12 to 10 + 4 = 14: 12.92 and 15.08.
     assert counts(two_layers(), config(allocation="erk", sparsity=0.75)) == {

@@ -20,7 +20,7 @@ from shared.errors import ConfigError
         ({"allocation": "snip"}, "--allocation: found snip, expected one of global, uniform, erk"),
         (
             {"allocation": "lamp", "importance": "random"},
-            "--allocation lamp: found --importance random, expected magnitude",
+            "--allocation lamp: found --importance random, expected magnitude or fisher",
         ),
         ({"importance": "fisher", "schedule": "one-shot"}, "--importance fisher: found pruning in"),
         ({"importance": "fisher", "steps": 0}, "--importance fisher: found pruning in one shot"),

@@ -89,7 +89,8 @@ def test_folders_are_named_after_student_and_sparsity(changes: dict[str, Any], s
         ("default", {"sparsity": 0.95}, "magnitude"),
         ("default", {"sparsity": 0.98, "importance": "magnitude"}, "magnitude"),
         ("default", {"sparsity": 0.98, "schedule": "one-shot"}, "magnitude"),
-        ("default", {"sparsity": 0.98, "allocation": "lamp"}, "magnitude"),
+        ("default", {"sparsity": 0.98, "allocation": "lamp"}, "fisher"),
+        ("default", {"sparsity": 0.98, "allocation": "erk"}, "magnitude"),
         ("default", {"sparsity": 0.98, "student": "resnet20"}, "magnitude"),
     ],
 )
@@ -101,3 +102,22 @@ def test_gradients_decide_where_there_are_some_and_it_pays(
     assert config.resolve((3, 8, 8)).importance == importance
     if "channels" in given:
         assert (config.sparsity, default_suffix(config)) == (0, "-c0.5")
+
+
+@pytest.mark.parametrize(
+    ("given", "allocation"),
+    [
+        ({"sparsity": 0.98}, "lamp"),
+        ({"sparsity": 0.96}, "global"),
+        ({"sparsity": 0.96, "importance": "fisher"}, "global"),
+        ({"sparsity": 0.98, "importance": "magnitude"}, "global"),
+        ({"sparsity": 0.98, "allocation": "global"}, "global"),
+        ({"sparsity": 0.98, "schedule": "one-shot"}, "global"),
+        ({"channels": 0.01}, "global"),
+        ({"pattern": "1:64"}, "global"),
+    ],
+)
+def test_few_weights_are_compared_with_what_is_left_of_their_layer(
+    given: dict[str, Any], allocation: str
+) -> None:
+    assert config_of("default", **given).resolve((3, 8, 8)).allocation == allocation
