@@ -24,7 +24,7 @@ from recover.journal import Journal
 from recover.masks import Masks, dense_masks
 from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, prepare, run_arguments
-from recover.remarks import worse_than_before
+from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
 from recover.slim import require_flow, slimming_of
 from recover.warm_start import masks_of_zeros, with_start
@@ -36,6 +36,7 @@ from shared.evaldata import EvalData
 from shared.files import write_json
 from shared.progress import ProgressCallback, ignore_progress
 from shared.provenance import provenance
+from shared.spec import SIGMOID
 from shared.teacher import Teacher
 
 
@@ -135,6 +136,7 @@ def recover_student(
             *lowered_rate_warnings(config, run),
             *empty_layer_warnings(masks),
             *worse_than_before(stages, len(setup.split.held_out)),
+            *_nothing_learnt(setup, stages, masks),
         ),
         classes=classes,
         costs=measure_costs(student, setup.teacher.network, setup.teacher.spec.image_shape),
@@ -142,6 +144,14 @@ def recover_student(
     write_json(folder.report, report.to_json())
     folder.finish()
     return report
+
+
+def _nothing_learnt(setup: Setup, stages: Mapping[str, StageRecord], masks: Masks) -> list[str]:
+    spec = setup.origin.spec
+    if spec.answers == SIGMOID or not setup.config.steps:
+        return []
+    layers, allocation = tuple(masks.layers()), setup.config.allocation
+    return no_better_than_chance(stages, spec.num_classes, layers, allocation)
 
 
 def pruned_copy(origin: Teacher, config: RecoverConfig) -> tuple[nn.Module, Masks]:

@@ -1,11 +1,13 @@
 """What the reader of a run's figures must be told before they are believed: one sentence each."""
 
-from collections.abc import Mapping
-from math import sqrt
+from collections.abc import Mapping, Sequence
+from math import prod, sqrt
 
+from recover.masks import LayerCount
 from recover.report import StageRecord
 
 LEAST_HELD_OUT = 100  # dreams; agreement is then known to within 10 points
+CHANCE = 1.25  # times that of guessing
 MOST_LOST = 0.05  # of the agreement: a student that loses more by being taught is remarked on
 
 
@@ -51,4 +53,36 @@ def worse_than_before(stages: Mapping[str, StageRecord], num_held_out: int) -> l
         f"distilling made the student{of} worse: {100 * after:.2f} % agreement with the teacher on "
         f"held-out dreams, {100 * before:.2f} % before its first step; it takes more --steps, or a "
         "lower --lr"
+    ]
+
+
+def no_better_than_chance(
+    stages: Mapping[str, StageRecord],
+    num_classes: int,
+    layers: Sequence[LayerCount],
+    allocation: str | None,
+) -> list[str]:
+    """Return a sentence if a pruned student has learnt next to nothing, and where it is thinnest.
+
+    Layers of which hardly a weight is left let nothing through ("layer collapse": Tanaka et al.
+    2020, arXiv:2006.05467), and no step brings them back.
+
+    Args:
+        stages: Those of a report; ``recovered`` is looked at.
+        num_classes: One of which an image is of; of fewer than three, chance says too little.
+        layers: What is left of every layer.
+        allocation: As the run had it.
+    """
+    record = stages["recovered"]
+    found = record.agreement_on_dreams
+    if found is None or not record.sparsity or num_classes < 3:
+        return []
+    if found > CHANCE / num_classes:
+        return []
+    thin = min(layers, key=lambda layer: layer.kept / layer.shape[0])
+    better = "more --steps" if allocation == "lamp" else "--allocation lamp"
+    return [
+        f"the student answers no better than chance ({100 * found:.2f} % agreement on held-out "
+        f"dreams): of {thin.name} {thin.kept:,} of {prod(thin.shape):,} weights are left, and "
+        f"little gets through; prune less, or try {better}"
     ]

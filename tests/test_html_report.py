@@ -392,13 +392,17 @@ def test_seeds_are_one_series_and_settings_are_several(levels: Path, tmp_path: P
     assert set(series([*results, *rates])) == {"levels", "rate"}
     assert len(curves([*results, *seeds, *rates])) == 2
     assert labels_of(results) == ["50 %", "90 %"]
-    usual = config | {"sparsity": 0.98, "importance": "fisher"}
+    usual = config | {"sparsity": 0.98, "importance": "fisher", "allocation": "lamp"}
     highest, _ = find_results([copied(levels, tmp_path / "highest", config=usual)])
     other, _ = find_results(
         [copied(levels, tmp_path / "m", config=usual | {"importance": "random"})]
     )
     assert list(series([*results, *highest])) == ["recovered on dreams"]
     assert set(series([*results, *other])) == {"levels", "m"}
+    unusual, _ = find_results(
+        [copied(levels, tmp_path / "g", config=usual | {"allocation": "global"})]
+    )
+    assert set(series([*results, *unusual])) == {"levels", "g"}
     assert labels_of([results[0], results[0]]) == ["50 % s0.5", "50 % s0.5"]
 
 

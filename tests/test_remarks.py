@@ -1,11 +1,16 @@
 """What must be said beside the figures of a run."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+from recover_fixtures import blob_dreams, quick_config
 
-from recover.remarks import few_held_out, worse_than_before
+from recover.masks import LayerCount
+from recover.pipeline import recover_student
+from recover.remarks import few_held_out, no_better_than_chance, worse_than_before
 from recover.report import StageRecord
+from shared.teacher import Teacher
 
 STAGE = StageRecord(
     accuracy=None, agreement=None, agreement_on_dreams=None, sparsity=0.8, num_nonzero=1
@@ -56,3 +61,51 @@ def test_a_student_that_was_taught_badly_is_remarked_on(
     if is_worse:
         assert "of 80 % sparsity worse: 62.00 % agreement" in remarks[0]
         assert "80.00 % before its first step" in remarks[0]
+
+
+LAYERS = (
+    LayerCount(name="wide.weight", shape=(64, 64, 3, 3), kept=60),
+    LayerCount(name="thin.weight", shape=(128, 128, 1, 1), kept=4),
+)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "num_classes", "sparsity", "is_told"),
+    [
+        (0.1, 10, 0.98, True),
+        (0.12, 10, 0.98, True),
+        (0.13, 10, 0.98, False),
+        (0.5, 2, 0.98, False),  # of two classes a poor student is no better either
+        (0.4, 3, 0.98, True),
+        (0.1, 10, 0.0, False),  # nothing was pruned
+        (None, 10, 0.98, False),
+    ],
+)
+def test_a_student_that_learnt_nothing_is_remarked_on(
+    agreement: float | None, num_classes: int, sparsity: float, is_told: bool
+) -> None:
+    student = dataclasses.replace(STAGE, agreement_on_dreams=agreement, sparsity=sparsity)
+
+    remarks = no_better_than_chance({"recovered": student}, num_classes, LAYERS, "global")
+
+    assert len(remarks) == is_told
+    if is_told:
+        assert "of thin.weight 4 of 16,384 weights are left" in remarks[0]
+        assert remarks[0].endswith("or try --allocation lamp")
+        (other,) = no_better_than_chance({"recovered": student}, num_classes, LAYERS, "lamp")
+        assert other.endswith("or try more --steps")
+
+
+def test_a_run_whose_layers_collapse_says_so(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    dreams = blob_dreams(tmp_path / "set", tiny_teacher)
+    config = quick_config(sparsity=0.995, importance="magnitude")
+
+    report = recover_student(config, tiny_teacher, dreams, None, tmp_path / "o")
+
+    (remark,) = [text for text in report.warnings if "no better than chance" in text]
+    thin = min(report.layers, key=lambda layer: layer.kept / layer.shape[0])
+    assert f"of {thin.name} {thin.kept:,} of" in remark
+    pruned = recover_student(
+        quick_config(sparsity=0.995, steps=0), tiny_teacher, dreams, None, tmp_path / "pruned"
+    )
+    assert not any("no better than chance" in text for text in pruned.warnings)
