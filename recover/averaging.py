@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recover.cut import Cut
 from recover.masks import Masks
-from recover.slim import Cut
 from shared.architectures import resize
 
 

@@ -111,4 +111,4 @@ def _names(results: Sequence[Result]) -> str:
 
 def _starts_warm(results: Sequence[Result]) -> bool:
     """Return whether a level starts from the level below: the first one never does."""
-    return any(result.report.config.get("warm_start") for result in results)
+    return any(result.report.starts_warm for result in results)

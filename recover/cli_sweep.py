@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     "--warm-start/--no-warm-start",
     default=None,
     help="start each level from the student of the level below, instead of each from the teacher  "
-    "[default: yes, but with several workers, with --channels, and where levels that are there "
-    "started otherwise]",
+    "[default: yes, but with several workers, with --channels in one shot, and where levels that "
+    "are there started otherwise]",
 )
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
 @click.option("--overwrite", is_flag=True, help="replace the levels that are in --out")
@@ -80,9 +80,9 @@ def sweep(
 ) -> None:
     """Run `recover run` at several levels, each in a folder of its own below --out.
 
-    Levels are sparsities, or with --channels fractions of channels. Each level of sparsity starts
-    from the student of the level below, and so has the steps of all below it, too; under torchrun,
-    or with --worker, levels are shared out, and each starts from the teacher.
+    Levels are sparsities, or with --channels fractions of channels. Each level starts from the
+    student of the level below, the less pruned one, and so has the steps of all below it, too;
+    under torchrun, or with --worker, levels are shared out, and each starts from the teacher.
 
     The same command again runs what is not finished: a level that was interrupted goes on from
     its checkpoint, a finished one stays.

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from recover.together import refuse_beside_channels, refuse_beside_pattern
+from recover.together import refuse_beside_channels, refuse_beside_pattern, refuse_start
 from recover.usual import usual_allocation, usual_importance
 from shared.config import option, validate
 from shared.errors import ConfigError
@@ -184,8 +184,8 @@ class RecoverConfig:
     )
     checkpoint_every: float = option(60.0, "seconds between two checkpoints", above=0)
     # No flag of a run: the sparsity of the level that `recover sweep --warm-start` starts this one
-    # from, 0 where that is the teacher. The level below has the same config otherwise, so this
-    # number says which student it is.
+    # from, 0 where that is the teacher; with --channels the fraction of them, 1 where it is. The
+    # level before has the same config otherwise, so this number says which student it is.
     warm_start: float | None = None
 
     def __post_init__(self) -> None:
@@ -229,11 +229,7 @@ class RecoverConfig:
                     )
         refuse_beside_channels(self)
         refuse_beside_pattern(self)
-        if self.warm_start is not None and not 0 <= self.warm_start <= self.sparsity:
-            raise ConfigError(
-                f"--warm-start: found a student of sparsity {self.warm_start:g}, expected at "
-                f"most the {self.sparsity:g} that it is pruned to"
-            )
+        refuse_start(self)
         if self.final_repair and self.holdout == 0:
             raise ConfigError(
                 "--final-repair: found --holdout 0, expected held-out dreams to judge by"

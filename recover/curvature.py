@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from recover.slim import Cut
+from recover.cut import Cut
 from shared.magnitude import prunable_weights
 
 # What is left of the mean after one more step: it looks back some fifty steps. Over ten (0.9) the

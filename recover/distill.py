@@ -83,6 +83,8 @@ class Distillation:
         device: To compute on.
         masks: What is pruned before the first step.
         group: Processes that teach the same student together; each sees its part of every batch.
+        channels_left: A record of those of the teacher that the student still has, where it lacks
+            some and the config says how many are to go (:meth:`recover.slim.Slimming.record`).
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Distillation:
         device: torch.device,
         masks: Masks,
         group: Group = ALONE,
+        channels_left: Mapping[str, Any] | None = None,
     ) -> None:
         self.student = student.to(memory_format=layout_of(student)).requires_grad_(True)
         unstride(self.student, device)
@@ -106,13 +109,14 @@ class Distillation:
         self._average = RunningAverage(student, config.ema) if config.ema else None
         self._squares = SquaredGradients(student) if config.importance == "fisher" else None
         self._optimizer = make_optimizer(student, config)
-        self._slimming = slimming_of(teacher, config)
+        self._slimming = slimming_of(teacher, config, channels_left)
         self._loss_sum = torch.zeros((), device=device)  # since the last row
         self._loss_count = 0
         set_modes(student, config.bn_mode)
         self._lesson = Lesson(teacher, config, device, lambda: feed.batch(0)[0])
         if self._slimming is not None and last_pruning_step(config) == 0:
             self._slimming.cut_as_chosen(teacher.network, config)  # the student has been cut
+        if self._slimming is not None:
             self._lesson.follow(self._slimming.inputs_left())
 
     def advance(self) -> None:
@@ -182,6 +186,11 @@ class Distillation:
         rate = learning_rate(self.config, self.step - 1)
         return {"step": self.step, "loss": loss, **level, "lr": rate}
 
+    @property
+    def channels_left(self) -> dict[str, list[int]] | None:
+        """Which of the teacher's channels the student still has, where some are to go."""
+        return None if self._slimming is None else self._slimming.record()
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, for :meth:`restore`."""
         self.masks.check(self.student)
@@ -237,6 +246,9 @@ class Distillation:
         self._optimizer = make_optimizer(self.student, self.config)
 
     def _slim(self, slimming: Slimming, fraction: float) -> None:
+        # What it starts with all stays: before the first step no gradient tells which are to go.
+        if fraction >= (self.config.warm_start or 1.0):
+            return
         self.require_finite()  # of weights that are no numbers none is the least
         squares = self._squares.means if self._squares is not None and self.step else None
         cut = slimming.cut_as_chosen(self.student, self.config, fraction, squares)

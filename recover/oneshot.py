@@ -4,12 +4,13 @@ import dataclasses
 import time
 from pathlib import Path
 
+from recover.beginning import pruned_copy
 from recover.config import RecoverConfig
 from recover.costs import measure_costs
 from recover.evaluate import Judge
 from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
-from recover.pipeline import empty_layer_warnings, pruned_copy, recover_student
+from recover.pipeline import empty_layer_warnings, recover_student
 from recover.preparation import named_arguments, resolved
 from recover.report import RecoveryReport
 from shared.device import describe_device

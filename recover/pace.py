@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recover.allocation import choose_masks
+from recover.beginning import pruned_copy
 from recover.config import RecoverConfig
 from recover.costs import num_bytes_dense
 from recover.distill import Distillation
 from recover.evaluate import answers
 from recover.mending import mend, num_batches_of
-from recover.pipeline import pruned_copy
 from recover.plan import rehearsal
 from recover.preparation import Setup
 from recover.schedule import last_pruning_step

@@ -139,7 +139,7 @@ def _words_for_stages(results: Sequence[Result]) -> Iterator[str]:
         "Repaired: with its BatchNorm statistics measured again, forward only. "
         "Recovered: after distillation, the student that was saved."
     )
-    if any(run.report.config.get("warm_start") for run in results):
+    if any(run.report.starts_warm for run in results):
         yield (
             "Each level starts from the student of the level below it, and so has the steps of "
             "those below, too: pruned and repaired are that student, pruned further."

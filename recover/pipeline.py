@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from recover.allocation import choose_masks
+from recover.beginning import (
+    begin_again,
+    pruned_copy,
+    slimming_at_start,
+    start_of_distillation,
+)
 from recover.config import RecoverConfig
 from recover.costs import measure_costs
 from recover.course import distill, lowered_rate_warnings
@@ -19,15 +24,13 @@ from recover.evaluate import Judge, exam_beside, exam_on_variants
 from recover.export import facts_of_teacher, save_student
 from recover.folder import RunFolder
 from recover.holdout import images_of
-from recover.importance import prunable_weights
 from recover.journal import Journal
 from recover.masks import Masks, dense_masks
 from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, prepare, run_arguments
 from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
-from recover.slim import require_flow, slimming_of
-from recover.warm_start import masks_of_zeros, with_start
+from recover.warm_start import with_start
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
@@ -108,7 +111,7 @@ def recover_student(
 
     def again(config: RecoverConfig) -> Distillation:
         begun = dataclasses.replace(setup, config=config)
-        return new_distillation(begun, *_start(begun))
+        return new_distillation(begun, *begin_again(begun))
 
     journal = Journal(folder.metrics)
     journal.rewind(run.step)
@@ -118,7 +121,7 @@ def recover_student(
         student = _repaired_if_no_worse(setup, student, judge)
     stages["recovered"], classes = judge.judge_by_class(student, "recovered student")
 
-    save_student(folder.student, student, masks, setup.origin.spec, _facts(setup))
+    save_student(folder.student, student, masks, setup.origin.spec, _facts(setup, run))
     report = RecoveryReport(
         sparsity=config.sparsity,
         **stages,
@@ -154,38 +157,6 @@ def _nothing_learnt(setup: Setup, stages: Mapping[str, StageRecord], masks: Mask
     return no_better_than_chance(stages, spec.num_classes, layers, allocation)
 
 
-def pruned_copy(origin: Teacher, config: RecoverConfig) -> tuple[nn.Module, Masks]:
-    """Return a copy of the network that the student starts as, pruned in one shot, and its masks.
-
-    Raises:
-        IncompatibleError: If the network has nothing to prune.
-        ConfigError: If the config's layers to keep are not there, or too large for its sparsity.
-    """
-    network = copy.deepcopy(origin.network)
-    if not prunable_weights(network):
-        raise IncompatibleError(
-            f"{origin.spec.architecture}: no convolution or linear layer to prune"
-        )
-    slimming = slimming_of(origin, config)
-    if slimming is not None:
-        slimming.cut_as_chosen(network, config).apply(network)
-        require_flow(network, origin.spec)
-        return network, dense_masks(network)
-    masks = choose_masks(network, config, config.sparsity)
-    masks.apply(network)
-    return network, masks
-
-
-def start_of_distillation(
-    config: RecoverConfig, origin: Teacher, pruned: nn.Module, masks: Masks
-) -> tuple[nn.Module, Masks]:
-    """Return what is distilled: the pruned network, or a dense copy that gets pruned on the way."""
-    if config.schedule == "one-shot" or config.steps == 0:
-        return pruned, masks
-    dense = copy.deepcopy(origin.network)
-    return dense, masks_of_zeros(dense) if config.warm_start else dense_masks(dense)
-
-
 def _judge(setup: Setup, eval_data: EvalData | None, progress: ProgressCallback) -> Judge:
     teacher, held_out = setup.teacher, images_of(setup.dreams, setup.split.held_out)
     real = None
@@ -205,19 +176,11 @@ def _prune_and_repair(
 ) -> tuple[dict[str, StageRecord], nn.Module, Masks]:
     config, origin = setup.config, setup.origin
     stages = {"teacher": judge.judge(setup.teacher.network, "teacher")}
-    network, masks = pruned_copy(origin, config)
+    network, masks = pruned_copy(origin, config, slimming_at_start(setup))
     stages["pruned"] = stages["repaired"] = judge.judge(network, "pruned network")
     if mend(setup, network, masks, judge.progress):
         stages["repaired"] = judge.judge(network, "repaired network")
     return stages, *start_of_distillation(config, origin, network, masks)
-
-
-def _start(setup: Setup) -> tuple[nn.Module, Masks]:
-    """Return what is distilled, as :func:`_prune_and_repair` does, unjudged."""
-    network, masks = pruned_copy(setup.origin, setup.config)
-    if setup.config.schedule == "one-shot":  # of the others a dense copy is taught
-        mend(setup, network, masks)
-    return start_of_distillation(setup.config, setup.origin, network, masks)
 
 
 def _repaired_if_no_worse(setup: Setup, student: nn.Module, judge: Judge) -> nn.Module:
@@ -238,6 +201,7 @@ def new_distillation(setup: Setup, student: nn.Module, masks: Masks) -> Distilla
         device=setup.device,
         masks=masks,
         group=setup.group,
+        channels_left=setup.channels_left,
     )
 
 
@@ -261,9 +225,12 @@ def _stages_from_json(text: str) -> dict[str, StageRecord]:
     return {name: StageRecord(**record) for name, record in json.loads(text).items()}
 
 
-def _facts(setup: Setup) -> dict[str, Any]:
+def _facts(setup: Setup, run: Distillation) -> dict[str, Any]:
+    channels = setup.config.channels
+    left = None if channels is None else {"channels": channels, "channels_left": run.channels_left}
     return {
         "sparsity": setup.config.sparsity,
+        **(left or {}),
         **facts_of_teacher(setup.teacher.spec),
         "dreams_digest": setup.dreams.manifest.digest(),
         "config": setup.config.identity(),

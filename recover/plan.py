@@ -5,9 +5,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from recover.beginning import pruned_copy, start_of_distillation
 from recover.distill import Distillation
 from recover.masks import Masks
-from recover.pipeline import new_distillation, pruned_copy, start_of_distillation
+from recover.pipeline import new_distillation
 from recover.preparation import Setup
 from shared.device import describe_device, peak_num_bytes, reset_peak_memory, synchronize
 

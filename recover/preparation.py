@@ -39,6 +39,8 @@ class Setup:
         feed: Batches of the training rows.
         group: The processes that teach the student together.
         warnings: One sentence each, on what is odd but possible.
+        channels_left: Which of the teacher's channels the origin still has, where it lacks some:
+            a record of :meth:`recover.slim.Slimming.record`.
     """
 
     config: RecoverConfig
@@ -50,6 +52,7 @@ class Setup:
     feed: Feed
     group: Group
     warnings: tuple[str, ...]
+    channels_left: Mapping[str, Any] | None = None
 
     @property
     def num_rows_per_batch(self) -> int:

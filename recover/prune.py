@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from recover.allocation import whole_layers
+from recover.beginning import pruned_copy
 from recover.config import RecoverConfig
 from recover.costs import Costs, measure_costs
 from recover.evaluate import exam_beside
 from recover.holdout import images_of
 from recover.importance import prunable_weights
 from recover.oneshot import in_one_shot
-from recover.pipeline import empty_layer_warnings, pruned_copy
+from recover.pipeline import empty_layer_warnings
 from recover.preparation import Setup, resolved
 from recover.sensitivity import agreement_with, sensitivities
 from shared.progress import ProgressCallback, ignore_progress

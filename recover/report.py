@@ -128,6 +128,11 @@ class RecoveryReport:
         return None if channels is None else f"{100 * float(channels):.4g} % of channels"
 
     @property
+    def starts_warm(self) -> bool:
+        """Whether the run started from the student of another level of its sweep."""
+        return self.config.get("warm_start") not in (None, 0.0, 1.0)  # those are the teacher
+
+    @property
     def part_removed(self) -> float:
         """The fraction of weights that a student lacks: zeros, or those of channels that are gone.
 

@@ -31,7 +31,10 @@ def sparsity_at(config: RecoverConfig, step: int) -> float:
 
 def channels_at(config: RecoverConfig, step: int) -> float:
     """Return the fraction of channels due at ``step``, along the same curve; 1 without any goal."""
-    return _on_the_way(config, step, 1.0, 1.0 if config.channels is None else config.channels)
+    if config.channels is None:
+        return 1.0
+    start = 1.0 if config.warm_start is None else config.warm_start
+    return _on_the_way(config, step, start, config.channels)
 
 
 def _on_the_way(config: RecoverConfig, step: int, first: float, final: float) -> float:

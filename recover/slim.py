@@ -9,7 +9,6 @@ import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,37 +18,11 @@ from torch import Tensor, nn
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
+from recover.cut import Cut
 from recover.worth import LEAST_SHARE, Positions, highest, rounded, unit_scores, worth_most
-from shared.architectures import resize
 from shared.errors import IncompatibleError
 from shared.seeding import generator
-from shared.spec import TeacherSpec
 from shared.teacher import Teacher
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cut:
-    """What is left of a network's tensors.
-
-    Attributes:
-        left: By tensor and dimension, positions that stay, ascending.
-    """
-
-    left: Mapping[Axis, Positions]
-
-    def of(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what is left of ``tensor``, of the shape of the parameter or buffer ``name``."""
-        for dim in range(min(tensor.dim(), 2)):
-            if (name, dim) in self.left:
-                places = torch.from_numpy(self.left[name, dim]).to(tensor.device)
-                tensor = tensor.index_select(dim, places)
-        return tensor
-
-    @torch.no_grad()
-    def apply(self, network: nn.Module) -> None:
-        """Cut the network's own tensors."""
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        resize(network, {name: self.of(name, tensor) for name, tensor in tensors.items()})
 
 
 class Slimming:
@@ -194,6 +167,33 @@ class Slimming:
         self.kept = [state[str(number)].cpu().numpy() for number in range(len(self._groups))]
         self._left = self._positions_left()
 
+    def record(self) -> dict[str, list[int]]:
+        """Return what is left as JSON, for :meth:`restore_record`."""
+        return {name: units.tolist() for name, units in self.state().items()}
+
+    def restore_record(self, record: Any, network: nn.Module) -> bool:
+        """Go on from a :meth:`record`, of any file: return whether it is one of ``network``.
+
+        Args:
+            record: Anything; checked against the network that is here in full.
+            network: With the channels that are left.
+        """
+        groups = {str(number): len(group) for number, group in enumerate(self._groups)}
+        if not isinstance(record, Mapping) or record.keys() != groups.keys():
+            return False
+        for name, size in groups.items():
+            units = record[name]
+            if not isinstance(units, list) or any(type(unit) is not int for unit in units):
+                return False
+            if not units or units != sorted({*units}) or units[0] < 0 or units[-1] >= size:
+                return False
+        self.restore({name: torch.tensor(units) for name, units in record.items()})
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return all(
+            name in tensors and tensors[name].shape[dim] == len(places)
+            for (name, dim), places in self._left.items()
+        )
+
     def digest(self) -> int:
         """Return 63 bits that differ, but by chance, where other channels are left."""
         state = hashlib.blake2b(digest_size=8)
@@ -280,8 +280,15 @@ class Slimming:
         }
 
 
-def slimming_of(origin: Teacher, config: RecoverConfig) -> Slimming | None:
-    """Return what ``config.channels`` is about, all of them still there; None without it.
+def slimming_of(
+    origin: Teacher, config: RecoverConfig, left: Mapping[str, Any] | None = None
+) -> Slimming | None:
+    """Return what ``config.channels`` is about; None without it.
+
+    Args:
+        origin: With all of its channels.
+        config: Says whether, and which are to stay.
+        left: A checked :meth:`Slimming.record` of those that are left; None: all of them.
 
     Raises:
         IncompatibleError: If no channel of the network can be removed.
@@ -290,23 +297,7 @@ def slimming_of(origin: Teacher, config: RecoverConfig) -> Slimming | None:
     if config.channels is None:
         return None
     whole = whole_layers(origin.network, config)
-    return Slimming(origin.network, origin.spec.image_shape, whole)
-
-
-def require_flow(network: nn.Module, spec: TeacherSpec) -> None:
-    """Send images through a network that was cut.
-
-    Raises:
-        IncompatibleError: If its forward counts on the channels that it had.
-    """
-    images = torch.zeros(2, *spec.image_shape, device=next(network.parameters()).device)
-    try:
-        with torch.no_grad():
-            network.eval()(images)
-    except Exception as error:  # whatever somebody's forward may raise
-        reason = " ".join(str(error).split())[:120]
-        raise IncompatibleError(
-            f"--channels: {spec.architecture} does not run with fewer of them ({reason}): its "
-            "forward counts on the numbers it was built with; name the tensors of that part with "
-            "--keep"
-        ) from error
+    slimming = Slimming(origin.network, origin.spec.image_shape, whole)
+    if left is not None:
+        slimming.restore({name: torch.tensor(units) for name, units in left.items()})
+    return slimming

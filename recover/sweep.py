@@ -121,7 +121,8 @@ def starts_warm(
     """Return whether levels start from each other where nobody says.
 
     They end at more accuracy that way for the same steps (benchmarks/RESULTS.md), so they do where
-    they can: sparsities, of one worker. Levels of which some are there go on as they were begun.
+    they can: those of one worker, and channels that are not cut in one shot. Levels of which some
+    are there go on as they were begun.
 
     Args:
         configs: One per level.
@@ -133,7 +134,8 @@ def starts_warm(
         InputFileError: If a level's report cannot be read.
     """
     last = configs[-1]
-    if worker.count > 1 or len(configs) == 1 or last.channels is not None or last.steps == 0:
+    in_one_shot = last.channels is not None and last.schedule == "one-shot"
+    if worker.count > 1 or len(configs) == 1 or last.steps == 0 or in_one_shot:
         return False
     folders = [RunFolder(out / folder_name(config), {}) for config in configs]
     begun = [] if overwrite else [_arguments_in(folder) for folder in folders]
@@ -229,7 +231,7 @@ def finished_results(levels: Sequence[Level]) -> list[Result]:
 
 
 def _student_below(level: Level, levels: Sequence[Level]) -> Path | None:
-    """Return the file of the student that the level starts from; None: from the teacher."""
+    """Return the file of the student that a level starts from; None: from the teacher."""
     below = [other for other in levels if other.number < level.number]
     if level.config.warm_start is None or not below:
         return None

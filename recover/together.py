@@ -19,7 +19,7 @@ def refuse_beside_channels(config: "RecoverConfig") -> None:
             )
         return
     asked = f"--channels {config.channels:g}"
-    expected = {"sparsity": 0.0, "student": None, "warm_start": None, "reconstruct": "none"}
+    expected = {"sparsity": 0.0, "student": None, "reconstruct": "none"}
     _refuse_others(config, asked, expected)
     if config.allocation not in (None, "global", "uniform"):
         raise ConfigError(
@@ -40,6 +40,30 @@ def refuse_beside_pattern(config: "RecoverConfig") -> None:
     _refuse_others(config, asked, {"channels": None, "student": None, "warm_start": None})
     if config.allocation not in (None, "global"):
         raise ConfigError(f"{asked}: found --allocation {config.allocation}, expected global")
+
+
+def refuse_start(config: "RecoverConfig") -> None:
+    """Raise ConfigError where a run cannot start from the student of another level."""
+    start = config.warm_start
+    if start is None:
+        return
+    if config.channels is None:
+        if not 0 <= start <= config.sparsity:
+            raise ConfigError(
+                f"--warm-start: found a student of sparsity {start:g}, expected at most the "
+                f"{config.sparsity:g} that it is pruned to"
+            )
+        return
+    if not config.channels <= start <= 1:
+        raise ConfigError(
+            f"--warm-start: found a student with {start:g} of the channels, expected at least the "
+            f"{config.channels:g} that it is cut to"
+        )
+    if config.schedule == "one-shot" or config.steps == 0:
+        raise ConfigError(
+            "--warm-start: found channels that are cut in one shot, expected --schedule gradual "
+            "with --steps"
+        )
 
 
 def _refuse_others(config: "RecoverConfig", asked: str, expected: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""A level of a sweep that starts from the student of the level below, not from the teacher.
+"""A level of a sweep that starts from the student of the level before, not from the teacher.
 
-That student has been taught already, and its zeros stay zeros: the way to the next sparsity is
-shorter. Levels then depend on each other, so they run one after another.
+That student has been taught already, and its zeros stay zeros, its channels gone: the way to the
+next level is shorter. Levels then depend on each other, so they run one after another.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from recover.export import load_student
 from recover.importance import prunable_weights
 from recover.masks import Masks
 from recover.preparation import Setup
+from recover.slim import slimming_of
 from shared.errors import IncompatibleError
 
 
@@ -23,17 +24,19 @@ def with_start(setup: Setup, student: Path) -> Setup:
     """Return the setup of a run whose student starts as a copy of a saved one.
 
     Args:
-        setup: Its config's ``warm_start`` is the sparsity of that student.
+        setup: Its config's ``warm_start`` is the sparsity of that student, or what it has of the
+            channels.
         student: File of it; its architecture, classes and preprocessing are the origin's.
 
     Raises:
         CheckpointError: If the file is no usable checkpoint.
-        IncompatibleError: If it is no student of this teacher at that sparsity.
+        IncompatibleError: If it is no student of this teacher at that level.
     """
     origin = setup.origin
     found = load_student(student, origin.spec.architecture)
+    kind = "sparsity" if setup.config.channels is None else "channels"
     expected = {
-        "sparsity": setup.config.warm_start,
+        kind: setup.config.warm_start,
         "teacher_fingerprint": setup.teacher.spec.fingerprint,
     }
     for name, value in expected.items():
@@ -43,7 +46,18 @@ def with_start(setup: Setup, student: Path) -> Setup:
                 f"{value} to start from; run that level again with --overwrite"
             )
     network = found.classifier.network.to(setup.device)
-    return dataclasses.replace(setup, origin=dataclasses.replace(origin, network=network))
+    start = dataclasses.replace(origin, network=network)
+    if setup.config.channels is None:
+        return dataclasses.replace(setup, origin=start)
+    left = found.facts.get("channels_left")
+    slimming = slimming_of(setup.teacher, setup.config)
+    assert slimming is not None
+    if not slimming.restore_record(left, network):
+        raise IncompatibleError(
+            f"{student}: found no record of the teacher's channels that are left in it, expected "
+            "one to start from; run that level again with --overwrite"
+        )
+    return dataclasses.replace(setup, origin=start, channels_left=left)
 
 
 def masks_of_zeros(network: nn.Module) -> Masks:
@@ -57,11 +71,14 @@ def masks_of_zeros(network: nn.Module) -> Masks:
 
 
 def warm_starts(configs: Sequence[RecoverConfig]) -> tuple[RecoverConfig, ...]:
-    """Return the levels' configs, by ascending sparsity, each starting from the one before.
+    """Return the levels' configs, the least pruned first, each starting from the one before.
 
-    The first one starts from the teacher, whose sparsity is 0.
+    The first one starts from the teacher, whose sparsity is 0, and which has all of its channels.
     """
-    starts = [0.0, *(config.sparsity for config in configs[:-1])]
+    starts = [
+        *([0.0] if configs[0].channels is None else [1.0]),
+        *(c.sparsity if c.channels is None else c.channels for c in configs[:-1]),
+    ]
     return tuple(
         dataclasses.replace(config, warm_start=start)
         for start, config in zip(starts, configs, strict=True)

@@ -8,10 +8,11 @@ import torch
 from click.testing import CliRunner
 from recover_fixtures import blob_dreams, quick_config
 
+from recover.beginning import pruned_copy
 from recover.cli import main
 from recover.mending import mend, mending_warnings, repair
 from recover.oneshot import prune_student
-from recover.pipeline import pruned_copy, recover_student
+from recover.pipeline import recover_student
 from recover.preparation import Setup, prepare
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError

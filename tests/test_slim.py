@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from recover.config import RecoverConfig
 from recover.costs import count_macs
+from recover.cut import require_flow
 from recover.examine import examine_student
 from recover.export import load_student
 from recover.features import features_of
 from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at
-from recover.slim import Slimming, require_flow, slimming_of
+from recover.slim import Slimming, slimming_of
 from recover.worth import rounded, unit_scores, worth_most
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError

@@ -211,7 +211,6 @@ def test_levels_that_started_from_the_teacher_go_on_so(sweep: Callable[..., Resu
 @pytest.mark.parametrize(
     ("arguments", "levels"),
     [
-        ((), ("--channels", "0.75,0.5")),
         ((), ("--sparsity", "0.9")),
         (("--steps", "0"), ("--sparsity", "0.5,0.9")),
     ],
