@@ -55,15 +55,22 @@ def fisher_importance(
 ) -> dict[str, Tensor]:
     """Return ``|w| sqrt(E[g^2])`` of every prunable weight, float32: the order of ``w^2 E[g^2]``.
 
+    A BatchNorm behind a convolution takes the length out of the weights of an output channel, so
+    that their gradient is orthogonal to them: of ``n`` weights alike ``1 - 1 / n`` of its energy
+    is left, of a single one nothing, although the channel dies with it. So ``E[g^2]`` is divided by
+    ``1 - 1 / n``, and a channel's last weight has the mean of its layer's others.
+
     Args:
         network: Any network.
         squared_gradients: Of every prunable weight, see :mod:`recover.curvature`.
         kept: As for :func:`magnitudes`.
     """
-    scores = {
-        name: score * squared_gradients[name].float().sqrt()
-        for name, score in magnitudes(network).items()
-    }
+    scores = {}
+    for name, score in magnitudes(network).items():
+        squares = squared_gradients[name].float()
+        if kept is not None and name in kept and score.dim() > 2:
+            squares = _unprojected(squares, kept[name])
+        scores[name] = score * squares.sqrt()
     return _without_pruned(scores, kept)
 
 
@@ -95,3 +102,13 @@ def _without_pruned(
     for name, mask in (kept or {}).items():
         scores[name].masked_fill_(~mask, PRUNED)
     return scores
+
+
+def _unprojected(squares: Tensor, kept: Tensor) -> Tensor:
+    """Return mean squared gradients as if no BatchNorm took the length out of the weights."""
+    in_channel = kept.flatten(1).sum(1).view(-1, *[1] * (kept.dim() - 1))
+    squares = squares / (1 - 1 / in_channel.clamp(min=2))
+    others = kept & (in_channel > 1)
+    count = others.sum()
+    usual = torch.where(count > 0, squares.where(others, 0).sum() / count.clamp(min=1), 1.0)
+    return squares.where(in_channel != 1, usual)

@@ -90,6 +90,38 @@ def test_fisher_orders_weights_by_what_the_loss_gains_without_them() -> None:
     assert not scores.requires_grad
 
 
+def test_a_batch_norm_hides_what_a_channels_last_weights_are_worth() -> None:
+    """The length of a channel's weights changes nothing behind it, so they have no gradient."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3, eps=1e-10), nn.Flatten()
+        )
+        images, answers = torch.randn(64, 3, 4, 4), torch.randn(64, 48)
+    kept = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)[..., None, None]
+    with torch.no_grad():
+        network[0].weight.mul_(kept)
+    (network(images) * answers).mean().backward()
+    squares = network[0].weight.grad.square() * kept
+    assert float(squares[2].sum()) < 1e-4 * float(squares[0].sum())
+
+    scores = fisher_importance(network, {"0.weight": squares}, {"0.weight": kept})["0.weight"]
+
+    full = torch.cat([squares[0, :, 0, 0] * 3 / 2, squares[1, :2, 0, 0] * 2])
+    expected = torch.cat([full, full.mean()[None]]).sqrt() * network[0].weight[kept].abs()
+    torch.testing.assert_close(scores[kept], expected)
+    assert (scores[~kept] == PRUNED).all()
+
+
+def test_layers_of_lone_weights_are_compared_by_magnitude() -> None:
+    network = nn.Conv2d(2, 2, 1, bias=False)
+    kept = {"weight": torch.tensor([[True, False], [False, True]])[..., None, None]}
+
+    scores = fisher_importance(network, {"weight": torch.zeros(2, 2, 1, 1)}, kept)["weight"]
+
+    assert torch.equal(scores[kept["weight"]], network.weight.detach().abs()[kept["weight"]])
+
+
 def test_squared_gradients_are_those_of_the_last_steps() -> None:
     layer = nn.Linear(2, 1)
     squares = SquaredGradients(layer)
