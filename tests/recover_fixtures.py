@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from click.testing import CliRunner, Result
 from conftest import blobs
 from dreamset_fixtures import write_dream_set
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from recover.cli import main
 from recover.config import RecoverConfig
 from recover.course import take_steps
 from recover.distill import Distillation
+from recover.features import Key, features_of
 from recover.journal import Journal
 from recover.masks import dense_masks
+from shared.checkpoint import to_safetensors
 from shared.distributed import ALONE, Group
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
@@ -54,6 +58,17 @@ def blob_dreams(folder: Path, labeler: Teacher, num_images: int = 128, **options
     )
     folder.mkdir(parents=True, exist_ok=True)
     return DreamSet.open(write_dream_set(folder, dreams=dreams, spec=labeler.spec, **options))
+
+
+def self_contained_dreams(folder: Path, teacher: Teacher) -> DreamSet:
+    """The same with the teacher inside."""
+    blob = to_safetensors(teacher.network, teacher.spec.to_json())
+    return blob_dreams(folder, teacher, teacher=blob)
+
+
+def prune(*arguments: object) -> Result:
+    """Run the command on the CPU."""
+    return CliRunner().invoke(main, ["prune", "--device", "cpu", *map(str, arguments)])
 
 
 def blob_photos(folder: Path, teacher: Teacher, num_images: int) -> Path:
@@ -123,3 +138,17 @@ def odd_network(seed: int = 0) -> OddNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return OddNetwork()
+
+
+@torch.no_grad()
+def features_beside(
+    teacher: Teacher, run: Distillation
+) -> tuple[dict[Key, Tensor], dict[Key, Tensor], dict[Key, Tensor]]:
+    """Return the student's features of some images, the teacher's, and those that both have."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.rand(4, *teacher.spec.image_shape, generator=draws)
+    with features_of(teacher.network) as targets:
+        teacher.network(images)
+    with features_of(run.student.eval()) as features:
+        run.student(images)
+    return features, targets, run._lesson._shared(targets)

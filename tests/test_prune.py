@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import blobs
-from recover_fixtures import blob_dreams, quick_config
+from recover_fixtures import prune, quick_config, self_contained_dreams
 
-from recover.cli import main
 from recover.export import load_student
 from recover.importance import magnitudes, prunable_weights
 from recover.masks import global_masks
@@ -18,7 +17,6 @@ from recover.oneshot import prune_student
 from recover.pipeline import recover_student
 from recover.preparation import prepare
 from recover.prune import images_to_plan_by, plan_pruning
-from shared.checkpoint import to_safetensors
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.progress import Progress
@@ -30,12 +28,7 @@ LAST = "linear.weight"
 @pytest.fixture(scope="module")
 def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
     """A dream set with its teacher inside."""
-    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
-    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
-
-
-def prune(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["prune", "--device", "cpu", *map(str, arguments)])
+    return self_contained_dreams(tmp_path_factory.mktemp("set"), tiny_teacher)
 
 
 def error_of(result: Result) -> str:

@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from click.testing import CliRunner, Result
 from conftest import blobs
-from recover_fixtures import blob_dreams, quick_config
+from recover_fixtures import prune, quick_config, self_contained_dreams
 from torch import nn
 
-from recover.cli import main
 from recover.costs import count_macs
 from recover.importance import prunable_weights
 from recover.prune import plan_pruning
 from recover.slim import slimming_of
-from shared.checkpoint import to_safetensors
 from shared.dreamset import DreamSet
 from shared.teacher import Teacher
 
@@ -29,12 +26,7 @@ STAGE = ("conv1.weight", "layer1.0.conv2.weight")  # are added to each other
 @pytest.fixture(scope="module")
 def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
     """A dream set with its teacher inside."""
-    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
-    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
-
-
-def prune(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["prune", "--device", "cpu", *map(str, arguments)])
+    return self_contained_dreams(tmp_path_factory.mktemp("set"), tiny_teacher)
 
 
 def test_what_is_left_of_every_layer_is_what_the_student_has(

@@ -11,7 +11,12 @@ import torch
 from conftest import blobs
 from dreamset_fixtures import tiny_spec
 from numpy.typing import NDArray
-from recover_fixtures import begin_distillation, blob_dreams, quick_config
+from recover_fixtures import (
+    begin_distillation,
+    blob_dreams,
+    features_beside,
+    quick_config,
+)
 from torch import Tensor, nn
 
 from recover.config import RecoverConfig
@@ -19,7 +24,6 @@ from recover.costs import count_macs
 from recover.cut import require_flow
 from recover.examine import examine_student
 from recover.export import load_student
-from recover.features import features_of
 from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at
@@ -281,13 +285,8 @@ def test_features_are_compared_with_those_of_the_same_channels(tiny_teacher: Tea
     run = begin_distillation(tiny_teacher, slim_config())
     assert run._slimming is not None
     run._slim(run._slimming, 0.5)
-    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        with features_of(tiny_teacher.network) as targets:
-            tiny_teacher.network(images)
-        with features_of(run.student.eval()) as features:
-            run.student(images)
-    shared = run._lesson._shared(targets)
+
+    features, targets, shared = features_beside(tiny_teacher, run)
 
     assert features.keys() == shared.keys()
     assert all(features[key].shape == shared[key].shape for key in features)

@@ -12,13 +12,12 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
-from recover_fixtures import blob_dreams, quick_config
+from recover_fixtures import features_beside, quick_config, self_contained_dreams
 
 from recover.beginning import begin_again
 from recover.cli import main
 from recover.config import RecoverConfig
 from recover.export import load_student
-from recover.features import features_of
 from recover.masks import dense_masks
 from recover.pipeline import new_distillation, recover_student
 from recover.preparation import prepare
@@ -27,7 +26,7 @@ from recover.schedule import channels_at
 from recover.slim import slimming_of
 from recover.sweep import plan_levels, run_sweep
 from recover.warm_start import warm_starts, with_start
-from shared.checkpoint import load_checkpoint, save_network, to_safetensors
+from shared.checkpoint import load_checkpoint, save_network
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.progress import Progress
@@ -38,8 +37,7 @@ FRACTIONS = (0.75, 0.5, 0.25)
 
 @pytest.fixture(scope="module")
 def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
-    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
-    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
+    return self_contained_dreams(tmp_path_factory.mktemp("set"), tiny_teacher)
 
 
 def level(fraction: float, **changes: Any) -> RecoverConfig:
@@ -167,14 +165,8 @@ def test_features_are_those_of_the_channels_that_the_student_has(
     setup = with_start(setup, tmp_path / "student.safetensors")
     student = copy.deepcopy(setup.origin.network)
     run = new_distillation(setup, student, dense_masks(student))
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    with torch.no_grad():
-        with features_of(tiny_teacher.network) as targets:
-            tiny_teacher.network(images)
-        with features_of(run.student.eval()) as features:
-            run.student(images)
-    shared = run._lesson._shared(targets)
+    features, targets, shared = features_beside(tiny_teacher, run)
 
     assert all(features[key].shape == shared[key].shape for key in features)
     first = next(iter(features))

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
-from recover_fixtures import blob_dreams, odd_network, quick_config
+from recover_fixtures import odd_network, quick_config, self_contained_dreams
 
 from recover.cli import main
 from recover.config import RecoverConfig
@@ -18,7 +18,6 @@ from recover.schedule import sparsity_at
 from recover.series import series
 from recover.sweep import FINISHED, finished_results, plan_levels, run_sweep
 from recover.warm_start import masks_of_zeros, warm_starts, with_start
-from shared.checkpoint import to_safetensors
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.progress import Progress
@@ -29,8 +28,7 @@ SPARSITIES = (0.5, 0.8, 0.9)
 
 @pytest.fixture(scope="module")
 def dreams(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> DreamSet:
-    blob = to_safetensors(tiny_teacher.network, tiny_teacher.spec.to_json())
-    return blob_dreams(tmp_path_factory.mktemp("set"), tiny_teacher, teacher=blob)
+    return self_contained_dreams(tmp_path_factory.mktemp("set"), tiny_teacher)
 
 
 def warm(**changes: object) -> list[RecoverConfig]:
