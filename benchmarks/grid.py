@@ -153,7 +153,7 @@ class Grid:
                 if cell.seed == seed and not RunFolder(self.run_path(cell), {}).is_finished:
                     name = f"{cell.source}, seed {seed}"
                     if self.sweeps:
-                        tasks[name] = partial(self._sweep, runner, cell.source, seed, prepare)
+                        tasks[name] = partial(self._sweep, runner, cell, prepare)
                     else:
                         task = partial(self._recover, runner, cell, prepare)
                         tasks[f"{name}, sparsity {cell.sparsity:g}"] = task
@@ -194,20 +194,26 @@ class Grid:
         examine(name, seed)
 
     def _recover(self, runner: Runner, cell: Cell, prepare: Prepare | None) -> None:
-        dreams = self.make_set(runner, cell.source, cell.seed, prepare)
-        folder = self.run_path(cell)
-        command = ["recover", "run", *self.common, *self._source(cell.source).recover]
-        command += ["--dreams", str(dreams), "--sparsity", f"{cell.sparsity:g}"]
-        command += ["--seed", str(cell.seed), "--out", str(folder)]
-        runner.run(f"{self.prefix}{folder.name}", command)
+        self._run(runner, "run", (cell.sparsity,), cell, self.run_path(cell), prepare)
 
-    def _sweep(self, runner: Runner, name: str, seed: int, prepare: Prepare | None) -> None:
-        dreams = self.make_set(runner, name, seed, prepare)
-        folder = self._sweep_path(name, seed)
-        command = ["recover", "sweep", *self.common, *self._source(name).recover]
+    def _sweep(self, runner: Runner, cell: Cell, prepare: Prepare | None) -> None:
+        folder = self._sweep_path(cell.source, cell.seed)
+        self._run(runner, "sweep", self.levels, cell, folder, prepare)
+
+    def _run(
+        self,
+        runner: Runner,
+        tool: str,
+        levels: Sequence[float],
+        cell: Cell,
+        folder: Path,
+        prepare: Prepare | None,
+    ) -> None:
+        dreams = self.make_set(runner, cell.source, cell.seed, prepare)
+        command = ["recover", tool, *self.common, *self._source(cell.source).recover]
         command += ["--dreams", str(dreams)]
-        command += ["--sparsity", ",".join(f"{level:g}" for level in self.levels)]
-        command += ["--seed", str(seed), "--out", str(folder)]
+        command += ["--sparsity", ",".join(f"{level:g}" for level in levels)]
+        command += ["--seed", str(cell.seed), "--out", str(folder)]
         runner.run(f"{self.prefix}{folder.name}", command)
 
     def _sweep_path(self, source: str, seed: int) -> Path:

@@ -2,9 +2,9 @@
 
 Two ways compare all weights of the network: by importance (``global``), or by importance relative
 to the layer's more important weights (``lamp``: Lee et al. 2021, arXiv:2010.07611, who rescale
-magnitudes): then no layer loses its last weights before all others have. Two say beforehand how
-many each layer keeps: the same share (``uniform``), or shares by the layer's dimensions (``erk``:
-Evci et al. 2020, arXiv:1911.11134).
+magnitudes): then no layer loses its last weight before all others are down to theirs. Two say
+beforehand how many each layer keeps: the same share (``uniform``), or shares by the layer's
+dimensions (``erk``: Evci et al. 2020, arXiv:1911.11134).
 """
 
 import math

@@ -83,8 +83,8 @@ class Distillation:
         device: To compute on.
         masks: What is pruned before the first step.
         group: Processes that teach the same student together; each sees its part of every batch.
-        channels_left: A record of those of the teacher that the student still has, where it lacks
-            some and the config says how many are to go (:meth:`recover.slim.Slimming.record`).
+        channels_left: A :meth:`recover.slim.Slimming.state` of those of the teacher's that the
+            student still has, where it lacks some.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Setup:
         group: The processes that teach the student together.
         warnings: One sentence each, on what is odd but possible.
         channels_left: Which of the teacher's channels the origin still has, where it lacks some:
-            a record of :meth:`recover.slim.Slimming.record`.
+            a :meth:`recover.slim.Slimming.state`.
     """
 
     config: RecoverConfig

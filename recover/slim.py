@@ -288,7 +288,7 @@ def slimming_of(
     Args:
         origin: With all of its channels.
         config: Says whether, and which are to stay.
-        left: A checked :meth:`Slimming.record` of those that are left; None: all of them.
+        left: A :meth:`Slimming.state` of those that are left; None: all of them.
 
     Raises:
         IncompatibleError: If no channel of the network can be removed.
@@ -299,5 +299,5 @@ def slimming_of(
     whole = whole_layers(origin.network, config)
     slimming = Slimming(origin.network, origin.spec.image_shape, whole)
     if left is not None:
-        slimming.restore({name: torch.tensor(units) for name, units in left.items()})
+        slimming.restore(left)
     return slimming

@@ -231,7 +231,7 @@ def finished_results(levels: Sequence[Level]) -> list[Result]:
 
 
 def _student_below(level: Level, levels: Sequence[Level]) -> Path | None:
-    """Return the file of the student that a level starts from; None: from the teacher."""
+    """Return the file of the student that the level starts from; None: from the teacher."""
     below = [other for other in levels if other.number < level.number]
     if level.config.warm_start is None or not below:
         return None

@@ -49,15 +49,14 @@ def with_start(setup: Setup, student: Path) -> Setup:
     start = dataclasses.replace(origin, network=network)
     if setup.config.channels is None:
         return dataclasses.replace(setup, origin=start)
-    left = found.facts.get("channels_left")
     slimming = slimming_of(setup.teacher, setup.config)
     assert slimming is not None
-    if not slimming.restore_record(left, network):
+    if not slimming.restore_record(found.facts.get("channels_left"), network):
         raise IncompatibleError(
             f"{student}: found no record of the teacher's channels that are left in it, expected "
             "one to start from; run that level again with --overwrite"
         )
-    return dataclasses.replace(setup, origin=start, channels_left=left)
+    return dataclasses.replace(setup, origin=start, channels_left=slimming.state())
 
 
 def masks_of_zeros(network: nn.Module) -> Masks:

@@ -112,6 +112,28 @@ def _gone(teacher: Teacher, name: str) -> list[int]:
     return sorted({*full.kept[number].tolist()} - {*slimming.kept[number].tolist()})
 
 
+class SideBySide(nn.Module):
+    """Channels of two layers, one behind the other, that a third takes in together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Conv2d(3, 8, 1, bias=False) for _ in range(2))
+        self.both, self.head = nn.Conv2d(16, 8, 1, bias=False), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.both(torch.cat([self.left(images).relu(), self.right(images).relu()], dim=1))
+        return self.head(found.relu().mean((2, 3)))
+
+
+def test_each_layer_is_measured_with_all_others_whole(tiny_teacher: Teacher) -> None:
+    teacher = Teacher(network=SideBySide().eval(), spec=tiny_teacher.spec)
+
+    plan = plan_pruning(SLIM, teacher, noise(8))
+
+    alone = {layer.name: layer.lone_agreement for layer in plan.layers}
+    assert [name for name, found in alone.items() if found is None] == ["head.weight"]
+
+
 def test_layers_that_are_kept_have_nothing_to_show(tiny_teacher: Teacher) -> None:
     config = quick_config(sparsity=0.0, channels=0.5, keep=WITHIN)
 

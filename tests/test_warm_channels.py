@@ -275,11 +275,11 @@ def test_the_command_starts_where_it_can(
     assert [report["config"]["warm_start"] for report in json.loads(done.stdout)] == starts
     again = command(*arguments, "--json")
     assert json.loads(again.stdout) == json.loads(done.stdout)
-    page = runner_of_reports(tmp_path / "levels")
+    page = page_of(tmp_path / "levels")
     assert ("starts from the student of the level below" in page) == (starts[0] is not None)
 
 
-def runner_of_reports(levels: Path) -> str:
+def page_of(levels: Path) -> str:
     out = levels.parent / "report.html"
     done = CliRunner().invoke(main, ["report", str(levels), "--out", str(out)])
     assert done.exit_code == 0, done.output
