@@ -25,7 +25,7 @@ test: .venv/.test
 # The oldest versions that pyproject.toml admits, in an environment of their own. What they warn of
 # is deprecated by packages that are newer than they are.
 oldest: .venv-oldest/.test
-	.venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning
+	.venv-oldest/bin/python $(PYTEST) -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ import gzip
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -167,7 +167,13 @@ def measure_latency(networks: Mapping[str, nn.Module], image: Tensor) -> dict[st
         image: ``(1, C, H, W)``.
     """
     copies = {name: _plain_copy(network) for name, network in networks.items()}
-    runs = {name: partial(_seconds_of_a_pass, network, image) for name, network in copies.items()}
+    return time_in_turns(
+        {name: partial(_seconds_of_a_pass, network, image) for name, network in copies.items()}
+    )
+
+
+def time_in_turns(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Return what some calls of each of ``runs`` return: the seconds that it took, in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():  # the first pass chooses kernels and takes memory
         run()

@@ -74,7 +74,7 @@ def examine_student(
     teacher = teacher.to(device) if teacher else None
     warnings: list[str] = []
     if teacher:
-        _require_same(classifier.spec, teacher.spec, "teacher")
+        require_same(classifier.spec, teacher.spec, "teacher")
         warnings += _check_teacher(student, teacher.spec, "this teacher")
 
     def exam(images: Tensor, labels: Tensor | None, stored: Tensor | None) -> Exam:
@@ -87,7 +87,7 @@ def examine_student(
 
     on_dreams, on_variants = None, None
     if dreams:
-        _require_same(classifier.spec, dreams.manifest.teacher, "dream set")
+        require_same(classifier.spec, dreams.manifest.teacher, "dream set")
         if not teacher:
             warnings += _check_teacher(student, dreams.manifest.teacher, "the dreams' teacher")
         rows, remarks = _rows_to_judge_by(student, dreams)
@@ -127,7 +127,12 @@ def _rows_to_judge_by(student: Student, dreams: DreamSet) -> tuple[Tensor, list[
     return shuffled[:MOST_HELD_OUT].sort().values, remark
 
 
-def _require_same(student: TeacherSpec, other: TeacherSpec, what: str) -> None:
+def require_same(student: TeacherSpec, other: TeacherSpec, what: str) -> None:
+    """Check that ``what`` has the student's images and classes.
+
+    Raises:
+        IncompatibleError: If not.
+    """
     found, expected = (
         f"images of {'x'.join(map(str, spec.image_shape))} and {spec.num_classes} classes"
         for spec in (other, student)

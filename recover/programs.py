@@ -28,6 +28,8 @@ TOLERANCE = 1e-3  # of the largest logit: runtimes add in another order, and fus
 _NUM_CHECKED = 3  # images; a number that no program is made with
 _NEEDS = {".onnx": ("onnx", "onnxscript")}
 
+Run = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
@@ -57,19 +59,19 @@ class FromPixels(nn.Module):
         spec: Says mean and std.
     """
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor  # "mean" is an operator's name, which exporters give to its result, too
+    pixel_std: Tensor
 
     def __init__(self, network: nn.Module, spec: TeacherSpec) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(spec.mean).reshape(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(spec.std).reshape(1, -1, 1, 1))
+        self.register_buffer("pixel_mean", torch.tensor(spec.mean).reshape(1, -1, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(spec.std).reshape(1, -1, 1, 1))
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits ``(N, K)`` of float pixels ``(N, C, H, W)`` in [0, 1]."""
-        logits: Tensor = self.network((pixels - self.mean) / self.std)
+        logits: Tensor = self.network((pixels - self.pixel_mean) / self.pixel_std)
         return logits
 
 
@@ -120,19 +122,20 @@ def write_program(
         with torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # whatever somebody's forward may raise
-        reason = " ".join(str(error).split())[:160]
-        advice = "" if num_images else "; with --batch 1 it may work"
-        raise DreamforgeError(
-            f"{path}: cannot be written as a program ({reason}){advice}"
+        raise _no_program(
+            path, error, "" if num_images else "; with --batch 1 it may work"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        run = _WRITERS[path.suffix](program, temporary)
-        difference = None if run is None else _difference(run(images), network(images))
+        try:
+            run = _WRITERS[path.suffix](program, temporary)
+        except Exception as error:  # an operator that the format does not have, say
+            raise _no_program(path, error) from error
+        difference = None if run is None else largest_difference(run(images), network(images))
         if difference is not None and not difference <= TOLERANCE:
             raise DreamforgeError(
-                f"{path}: the program's logits differ from the network's by {difference:.2g} of "
-                f"the largest one, expected at most {TOLERANCE:g}; nothing was written"
+                f"{path.name}: the program's logits differ from the network's by {difference:.2g} "
+                f"of the largest one, expected at most {TOLERANCE:g}; nothing was written"
             )
     return Program(
         path=str(path),
@@ -143,12 +146,29 @@ def write_program(
     )
 
 
+def _no_program(path: Path, error: Exception, advice: str = "") -> DreamforgeError:
+    """Return the error that says why, in what the last line of the cause says."""
+    cause = error.__cause__ or error
+    reason = " ".join(str(cause).split())[:160]
+    return DreamforgeError(f"{path.name}: cannot be written as a program ({reason}){advice}")
+
+
 @torch.no_grad()
-def _difference(found: Tensor, expected: Tensor) -> float:
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference between logits, over the largest logit expected."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
-Run = Callable[[Tensor], Tensor]
+def run_onnx(path: Path) -> Run:
+    """Return what runs the ONNX file on the CPU; it takes and returns float32 on the CPU."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
 def _write_pt2(program: Any, path: Path) -> Run | None:
@@ -166,12 +186,7 @@ def _write_onnx(program: Any, path: Path) -> Run | None:
     exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
     assert exported is not None
     exported.save(str(path), external_data=False)
-    if not importlib.util.find_spec("onnxruntime"):
-        return None
-    runtime = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    return run_onnx(path) if importlib.util.find_spec("onnxruntime") else None
 
 
 _WRITERS: dict[str, Callable[[Any, Path], Run | None]] = {".pt2": _write_pt2, ".onnx": _write_onnx}

@@ -82,6 +82,18 @@ def answer_alike(network: nn.Module, other: nn.Module) -> None:
             other.register_forward_hook(hook)
 
 
+def answer_as_settled(network: nn.Module, other: nn.Module) -> None:
+    """Let ``other``, which gives the answers of ``network`` alone, answer like it.
+
+    Those are what :func:`plain_answers` leaves: probabilities, say, where a layer makes them.
+    """
+    for module in network.modules():
+        if _passed_over in module._forward_hooks.values():
+            is_softmax = isinstance(module, nn.Softmax)
+            other.register_forward_hook(_of_softmax if is_softmax else _of_sigmoid)
+    answer_alike(network, other)
+
+
 def has_sigmoids(network: nn.Module) -> bool:
     """Tell whether the network, one inside it, or their original was settled for sigmoids."""
     return any(_with_none in module._forward_hooks.values() for module in network.modules())

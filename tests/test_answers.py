@@ -1,5 +1,6 @@
 """Networks that answer with sigmoids, or with probabilities: known answers, and whole runs."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -25,7 +26,14 @@ from recover.folding import folded
 from recover.lesson import Lesson
 from recover.loss import distillation_loss
 from recover.selection import likeness, overlap
-from shared.answers import LastStep, find_last_step, has_sigmoids, plain_answers, settle_answers
+from shared.answers import (
+    LastStep,
+    answer_as_settled,
+    find_last_step,
+    has_sigmoids,
+    plain_answers,
+    settle_answers,
+)
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
 from shared.dreamset import DreamSet
@@ -413,6 +421,20 @@ def test_what_a_network_computes_last_tells_what_its_answers_mean(
     before = plain(inputs)
     plain_answers(teacher.network)
     torch.testing.assert_close(teacher.network(inputs), before)
+
+
+@pytest.mark.parametrize("factory", [case[0] for case in MEANT])
+def test_what_has_the_answers_of_the_network_alone_can_answer_like_it(factory: object) -> None:
+    teacher = own_teacher(factory, image_size=8)
+    alone = nn.Sequential(copy.deepcopy(teacher.network))
+    plain_answers(alone)
+
+    answer_as_settled(teacher.network, alone)
+
+    inputs = torch.randn(5, 3, 8, 8)
+    expected, found = teacher.network(inputs), alone(inputs)
+    # The logarithms of probabilities are logits, but for what all of an image's have in common.
+    torch.testing.assert_close(found.log_softmax(1), expected.log_softmax(1))
 
 
 @pytest.mark.parametrize(

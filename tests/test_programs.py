@@ -122,6 +122,31 @@ class Moody(nn.Module):
         return logits if float(inputs.mean()) > 0 else -logits
 
 
+class Spectral(nn.Module):
+    """Its logits are eigenvalues, which ONNX does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 16)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        square = self.head(inputs.flatten(1)).reshape(-1, 4, 4)
+        values: Tensor = torch.linalg.eigvalsh(square @ square.mT)
+        return values
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+def test_what_onnx_has_no_word_for_is_refused(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    classifier = Teacher(network=Spectral(), spec=tiny_teacher.spec)
+
+    with pytest.raises(DreamforgeError, match=r"cannot be written as a program .*eigh") as caught:
+        write_program(classifier, tmp_path / "student.onnx")
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_is_no_program_is_refused(tiny_teacher: Teacher, tmp_path: Path) -> None:
     classifier = Teacher(network=Moody(), spec=tiny_teacher.spec)
 
