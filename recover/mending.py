@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
+from recover.importance import prunable_weights
 from recover.layers import layers_in_order
 from recover.masks import Masks
 from recover.matching import Affine, correct_bias, match_batch_norm, moments_on, standardized_as
@@ -26,7 +27,8 @@ def mend(
 ) -> bool:
     """Reconstruct and repair a pruned copy of ``setup.origin`` in place, as the config says.
 
-    Deterministic: a run that was interrupted here starts over and gets the same network.
+    Deterministic: a run that was interrupted here starts over and gets the same network. One that
+    lacks nothing is left alone: its statistics are those of real images, and dreams know no better.
 
     Args:
         setup: Its training dreams are used, as many as ``--repair-images`` says.
@@ -38,7 +40,7 @@ def mend(
         Whether anything was done.
     """
     config = setup.config
-    if num_batches_of(setup) == 0:
+    if num_batches_of(setup) == 0 or _is_whole(masks, setup.origin.network):
         return False
     moments = _moments_to_match(setup)
     fitted = 0
@@ -55,6 +57,11 @@ def mend(
                 progress=progress,
             )
     return _repair(setup, network, moments) or fitted > 0
+
+
+def _is_whole(masks: Masks, origin: nn.Module) -> bool:
+    as_many = sum(w.numel() for w in prunable_weights(origin).values()) == masks.num_weights
+    return as_many and masks.num_kept == masks.num_weights
 
 
 def repair(setup: Setup, network: nn.Module) -> bool:

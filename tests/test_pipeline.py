@@ -108,10 +108,13 @@ def test_the_zero_count_of_the_saved_student_is_exact(
     assert sum(int(saved[name].count_nonzero()) for name in names) == report.num_kept
 
 
+@pytest.mark.parametrize(
+    ("repair", "reconstruct"), [("batch-norm", "none"), ("matched", "least-squares")]
+)
 def test_at_sparsity_zero_the_pruned_student_is_the_teacher(
-    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, repair: str, reconstruct: str
 ) -> None:
-    config = quick_config(sparsity=0.0, steps=0, repair_images=0)
+    config = quick_config(sparsity=0.0, steps=0, repair=repair, reconstruct=reconstruct)
 
     report = recover_student(config, tiny_teacher, dreams, real_images(), tmp_path / "out")
 
