@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def recover_student(
     command: str = "",
     group: Group = ALONE,
     start: Path | None = None,
+    remarks: Sequence[str] = (),
 ) -> RecoveryReport:
     """Prune a copy of ``teacher``, distil the teacher into it on ``dreams``, judge and save it.
 
@@ -75,6 +76,7 @@ def recover_student(
         group: Processes that teach together; this is the first of them, and the others call
             :func:`recover.parallel.follow`.
         start: File of the student that this one starts as a copy of, with ``config.warm_start``.
+        remarks: For the report, a sentence each.
 
     Raises:
         ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
@@ -133,6 +135,7 @@ def recover_student(
         config=config.to_json(),
         provenance=_provenance(setup, eval_data, command),
         warnings=(
+            *remarks,
             *setup.warnings,
             *(eval_data.remarks if eval_data else ()),
             *mending_warnings(setup),

@@ -12,6 +12,7 @@ from recover.folder import RunFolder, changed_arguments
 from recover.pipeline import recover_student
 from recover.results import Result, read_report, read_result
 from recover.settings import DEFAULT_LEVELS
+from recover.starts import choose_start, is_choosy
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
@@ -174,10 +175,11 @@ def plan_levels(
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: found a file, expected a folder")
-    levels = []
-    for number, config in enumerate(configs):
+    levels: list[Level] = []
+    for number, asked in enumerate(configs):
+        path = out / folder_name(asked)
+        config = asked if overwrite else _as_begun(asked, configs[:number], teacher, path)
         arguments = asked_arguments(config, teacher, dreams, num_eval_images)
-        path = out / folder_name(config)
         state = WAITING if overwrite else _state(RunFolder(path, arguments), arguments)
         levels.append(Level(number=number, config=config, folder=path, state=state))
     return levels
@@ -210,14 +212,19 @@ def run_sweep(
     worker = worker or Worker()
     mine = [level for level in levels if level.state != FINISHED and worker.makes(level.number)]
     for level in mine:
+        below = [
+            (other.config, RunFolder(other.folder, {}).student) for other in levels[: level.number]
+        ]
+        start = choose_start(level.config, below, teacher)
         recover_student(
-            level.config,
+            start.config,
             teacher,
             dreams,
             eval_data,
             level.folder,
             _named(progress, level.folder.name),
-            start=_student_below(level, levels),
+            start=start.student,
+            remarks=start.remarks,
             **options,
         )
     return mine
@@ -230,12 +237,15 @@ def finished_results(levels: Sequence[Level]) -> list[Result]:
     ]
 
 
-def _student_below(level: Level, levels: Sequence[Level]) -> Path | None:
-    """Return the file of the student that the level starts from; None: from the teacher."""
-    below = [other for other in levels if other.number < level.number]
-    if level.config.warm_start is None or not below:
-        return None
-    return RunFolder(below[-1].folder, {}).student
+def _as_begun(
+    config: RecoverConfig, below: Sequence[RecoverConfig], teacher: Teacher, path: Path
+) -> RecoverConfig:
+    """Return the level's config with the start that was chosen for it, where it has begun."""
+    if not below or not is_choosy(config, below[-1], teacher):
+        return config
+    begun = (_arguments_in(RunFolder(path, {})) or {}).get("--warm-start")
+    starts = {0.0, *(other.sparsity for other in below)}
+    return dataclasses.replace(config, warm_start=begun) if begun in starts else config
 
 
 def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
