@@ -104,8 +104,9 @@ def test_black_and_white_dreams_give_inputs_the_scale_of_their_range(
     zero: int,
 ) -> None:
     """Pixels of 0 and 1, less a mean of 1/2 and over a std of 1/4, lie in [-2, 2]."""
-    dreams = tiny_dreams(64)
-    dreams.images[:, :, 0, 0], dreams.images[:, :, 7, 7] = 0, 255
+    dreams, seen = tiny_dreams(64), split_rows(tiny_dreams(64).labels, 0.1, 0).train
+    dreams.images.clamp_(100, 150)
+    dreams.images[seen[0], :, 0, 0], dreams.images[seen[-1], :, 7, 7] = 0, 255
     extreme = DreamSet.open(write_dream_set(tmp_path, dreams=dreams, spec=tiny_teacher.spec))
     path = tmp_path / "student.onnx"
 

@@ -151,6 +151,8 @@ def test_levels_of_one_allocation_do_not_look_at_students(
     lamp = dataclasses.replace(low, allocation="lamp", importance="fisher")
     top = dataclasses.replace(configs(0.5, 0.98)[1], allocation="lamp", importance="fisher")
     assert choose_start(top, [(lamp, nowhere)], tiny_teacher).student == nowhere
+    other = dataclasses.replace(configs(0.5, 0.98)[1], student="resnet8", importance="magnitude")
+    assert choose_start(other, [(low, nowhere)], tiny_teacher).student == nowhere
     cold = dataclasses.replace(top, warm_start=None)
     assert choose_start(cold, [(low, nowhere)], tiny_teacher).student is None
 
