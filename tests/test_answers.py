@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -137,6 +138,12 @@ def test_from_checkpoint_to_student_with_findings_all_the_way(
     assert judged["auroc"] == report["recovered"]["auroc"]
     assert judged["accuracy"] == report["recovered"]["accuracy"]
     assert slim["recovered"]["num_nonzero"] < report["teacher"]["num_nonzero"]
+    if importlib.util.find_spec("onnxruntime"):
+        options = ["--int8", "--dreams", dreams, "--eval-data", real]
+        int8 = run(recover.cli.main, "export", student, "--out", tmp_path / "8.onnx", *options)
+        assert int8["student_on_real"]["auroc"] == judged["auroc"]
+        assert int8["on_real"]["auroc"] == pytest.approx(judged["auroc"], abs=0.05)
+        assert int8["on_real"]["accuracy"] == pytest.approx(judged["accuracy"], abs=0.1)
     # What the network itself answers is what its owner's class answers with these weights.
     own = build_network("resnet8", num_classes=len(names)).eval()
     tensors = torch_load(student / "student.safetensors")

@@ -14,6 +14,7 @@ from torch import nn
 from recover.config import RecoverConfig
 from recover.export import load_student, save_student
 from recover.importance import prunable_weights
+from recover.preparation import resolved
 from recover.starts import choose_start, starved_layer
 from recover.sweep import FINISHED, INTERRUPTED, Level, finished_results, plan_levels, run_sweep
 from recover.warm_start import masks_of_zeros, warm_starts
@@ -151,8 +152,12 @@ def test_levels_of_one_allocation_do_not_look_at_students(
     lamp = dataclasses.replace(low, allocation="lamp", importance="fisher")
     top = dataclasses.replace(configs(0.5, 0.98)[1], allocation="lamp", importance="fisher")
     assert choose_start(top, [(lamp, nowhere)], tiny_teacher).student == nowhere
-    other = dataclasses.replace(configs(0.5, 0.98)[1], student="resnet8", importance="magnitude")
-    assert choose_start(other, [(low, nowhere)], tiny_teacher).student == nowhere
+    # Of another architecture the teacher's masks say nothing.
+    of_gradients = {"student": "resnet8", "importance": "fisher", "allocation": None}
+    low_8, high_8 = (dataclasses.replace(c, **of_gradients) for c in configs(0.5, 0.98))
+    settled = [resolved(config, tiny_teacher).allocation for config in (low_8, high_8)]
+    assert settled == ["global", "lamp"]
+    assert choose_start(high_8, [(low_8, nowhere)], tiny_teacher).student == nowhere
     cold = dataclasses.replace(top, warm_start=None)
     assert choose_start(cold, [(low, nowhere)], tiny_teacher).student is None
 
