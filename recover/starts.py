@@ -78,8 +78,8 @@ def choose_start(
             start = dataclasses.replace(config, warm_start=other.sparsity)
             return Start(config=start, student=path, remarks=tuple(remarks))
         remarks.append(
-            f"{100 * config.sparsity:.4g} % did not start from {100 * other.sparsity:.4g} %, "
-            f"which has only {starved}"
+            f"{100 * config.sparsity:.4g} % did not start from the student of "
+            f"{100 * other.sparsity:.4g} %: only {starved}"
         )
     start = dataclasses.replace(config, warm_start=0.0)
     return Start(config=start, student=None, remarks=tuple(remarks))
@@ -97,7 +97,7 @@ def starved_layer(student: nn.Module, teacher: nn.Module, config: RecoverConfig)
     shares = {}
     for name, weight in prunable_weights(student).items():
         num_left, num_needed = int(weight.count_nonzero()), int(needed[name].sum())
-        words = f"{num_left:,} weights left in {name}, which needs {num_needed:,}"
+        words = f"{num_left:,} weights are left in {name}, and it needs {num_needed:,}"
         shares[words] = num_left / max(num_needed, 1)
     words = min(shares, key=shares.__getitem__)
     return words if shares[words] < ENOUGH else None

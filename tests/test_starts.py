@@ -72,9 +72,8 @@ def test_a_level_passes_over_a_student_with_a_bottleneck(
     assert report.config["warm_start"] == 0.5
     assert report.config["allocation"] == "lamp"
     (remark,) = [text for text in report.warnings if "did not start from" in text]
-    assert remark.startswith(
-        "98 % did not start from 80 %, which has only 2 weights left in layer3"
-    )
+    assert remark.startswith("98 % did not start from the student of 80 %: only 2 weights are left")
+    assert THIN in remark
     start, student = (
         safetensors.torch.load_file(below / level / "student.safetensors")
         for level in ("s0.5", "s0.98")
@@ -111,7 +110,7 @@ def test_a_level_that_was_killed_goes_on_from_the_same_student(
     run_sweep(all_levels(whole, tiny_teacher, dreams), tiny_teacher, dreams, None)
 
     report = finished_results(levels)[-1].report
-    assert any("did not start from 80 %" in text for text in report.warnings)
+    assert any("from the student of 80 %" in text for text in report.warnings)
     parts, other = (home / "s0.98" / "student.safetensors" for home in (below, whole))
     assert parts.read_bytes() == other.read_bytes()
 
@@ -176,4 +175,4 @@ def test_two_thirds_of_what_a_layer_needs_are_enough(left: int, starved: bool) -
 
     found = starved_layer(student, teacher, config)
 
-    assert found == (f"{left} weights left in 2.weight, which needs 9" if starved else None)
+    assert found == (f"{left} weights are left in 2.weight, and it needs 9" if starved else None)
