@@ -32,7 +32,7 @@ from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.evaldata import EvalData
 from shared.files import atomic_path
-from shared.metrics import accuracy, agreement, mean_auroc, predict
+from shared.metrics import accuracy, agreement, mean_auroc
 from shared.progress import ProgressCallback, ignore_progress
 from shared.seeding import generator
 from shared.teacher import Teacher
@@ -155,7 +155,7 @@ def write_int8(
     answer_as_settled(classifier.network, network)
     judged = Teacher(network=network, spec=taken)
     variants = varied(images_of(dreams, split.held_out))
-    answers, expected = _logits(judged, variants), _logits(classifier, variants)
+    answers, expected = judged.logits(variants), classifier.logits(variants)
     faithful = agreement(answers, expected)
     if faithful < FAITHFUL:
         warnings.append(
@@ -220,12 +220,8 @@ class _Program(nn.Module):
         return torch.cat(parts)
 
 
-def _logits(classifier: Teacher, images: Tensor) -> Tensor:
-    return predict(classifier.network, images, classifier.spec, classifier.device)
-
-
 def _marks(classifier: Teacher, real: EvalData) -> Marks:
-    logits = _logits(classifier, real.images)
+    logits = classifier.logits(real.images)
     return Marks(accuracy=accuracy(logits, real.labels), auroc=mean_auroc(logits, real.labels))
 
 

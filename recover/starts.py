@@ -8,11 +8,11 @@ everywhere.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from recover.allocation import choose_masks
 from recover.config import RecoverConfig
@@ -70,10 +70,11 @@ def choose_start(
         return Start(config=config, student=None)
     if not is_choosy(config, below[-1][0], teacher):
         return Start(config=config, student=below[-1][1])
-    remarks: list[str] = []
+    settled, remarks = resolved(config, teacher), list[str]()
+    needed = choose_masks(teacher.network, settled, settled.sparsity).kept
     for other, path in reversed(below):
         student = load_student(path, teacher.spec.architecture).classifier.network
-        starved = starved_layer(student, teacher.network, resolved(config, teacher))
+        starved = starved_layer(student, needed)
         if starved is None:
             start = dataclasses.replace(config, warm_start=other.sparsity)
             return Start(config=start, student=path, remarks=tuple(remarks))
@@ -85,19 +86,17 @@ def choose_start(
     return Start(config=start, student=None, remarks=tuple(remarks))
 
 
-def starved_layer(student: nn.Module, teacher: nn.Module, config: RecoverConfig) -> str | None:
+def starved_layer(student: nn.Module, needed: Mapping[str, Tensor]) -> str | None:
     """Return in words which layer of ``student`` has too few weights; None where none has.
 
     Args:
         student: Of a level below, with the teacher's tensors.
-        teacher: What masks of the level are chosen of, to see what its layers need.
-        config: Of the level, resolved.
+        needed: Masks that the level would have of the teacher: what its layers need.
     """
-    needed = choose_masks(teacher, config, config.sparsity).kept
-    shares = {}
+    found = []
     for name, weight in prunable_weights(student).items():
         num_left, num_needed = int(weight.count_nonzero()), int(needed[name].sum())
         words = f"{num_left:,} weights are left in {name}, and it needs {num_needed:,}"
-        shares[words] = num_left / max(num_needed, 1)
-    words = min(shares, key=shares.__getitem__)
-    return words if shares[words] < ENOUGH else None
+        found.append((num_left / max(num_needed, 1), words))
+    share, words = min(found)
+    return words if share < ENOUGH else None

@@ -11,6 +11,7 @@ import torch
 from recover_fixtures import quick_config, self_contained_dreams
 from torch import nn
 
+from recover.allocation import choose_masks
 from recover.config import RecoverConfig
 from recover.export import load_student, save_student
 from recover.importance import prunable_weights
@@ -173,6 +174,6 @@ def test_two_thirds_of_what_a_layer_needs_are_enough(left: int, starved: bool) -
     student[2].weight.data.view(-1)[left:] = 0
     config = quick_config(sparsity=0.5, allocation="lamp", importance="magnitude")
 
-    found = starved_layer(student, teacher, config)
+    found = starved_layer(student, choose_masks(teacher, config, config.sparsity).kept)
 
     assert found == (f"{left} weights are left in 2.weight, and it needs 9" if starved else None)
