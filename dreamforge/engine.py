@@ -30,6 +30,9 @@ from shared.teacher import Teacher
 
 SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is done rarely
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
+# Rates that do not move the inputs end within 1.1 of the first loss (each step sees another crop),
+# rates that throw them about from 1.6 on: digits and ResNet-20, rates of 1e-4 to 1000.
+MOST_RISE = 1.5
 
 StepCallback = Callable[[int, dict[str, float]], None]
 
@@ -55,7 +58,8 @@ class _Best:
 
     inputs: Tensor
     loss: Tensor
-    last: Tensor  # the latest loss; not finite once the optimisation has diverged
+    first: Tensor  # the losses of the first step and of the latest
+    last: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, inputs: Tensor, loss: Tensor, terms: dict[str, Tensor]) -> None:
@@ -68,6 +72,11 @@ class _Best:
             name: torch.where(better, value, self.terms.get(name, value))
             for name, value in terms.items()
         }
+
+    def diverged(self) -> bool:
+        """Return whether the loss is not finite, or ended well above where it began. Waits."""
+        first, last, loss = torch.stack([self.first, self.last, self.loss]).tolist()
+        return not math.isfinite(last + loss) or last > MOST_RISE * first
 
 
 class Engine:
@@ -124,14 +133,15 @@ class Engine:
         for attempt in range(MAX_ATTEMPTS):
             lr = self._config.lr / 2**attempt
             best = self._optimize(batch, self._wanted(batch, targets), lr, on_step)
-            loss = best.loss.item()
-            if math.isfinite(loss) and math.isfinite(best.last.item()):
+            if not best.diverged():
                 break
         else:
             raise DreamforgeError(
-                f"batch {batch} diverged {MAX_ATTEMPTS} times, last at rate {lr:g}: "
+                f"batch {batch} diverged {MAX_ATTEMPTS} times, at rate {lr:g} from a loss of "
+                f"{float(best.first):.3g} to {float(best.last):.3g}: "
                 "lower --lr or use --precision float32"
             )
+        loss = best.loss.item()
         images = to_images(self._scorer.denormalize(best.inputs)).contiguous()
         logits = self._scorer.logits(images).cpu()
         if self._config.class_loss == "entropy":  # nobody asked for a class: the answer is it
@@ -186,7 +196,7 @@ class Engine:
         start = to_device(noise, self._device)
         canvas = make_canvas(config.space, start, self._low, self._high, gray=self._gray)
         infinity = torch.full((), torch.inf, device=self._device)
-        best = _Best(torch.empty_like(start), infinity, infinity)
+        best = _Best(torch.empty_like(start), infinity, infinity, infinity)
         adam = torch.optim.Adam(
             [canvas.parameters], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
         )
@@ -197,6 +207,7 @@ class Engine:
                 inputs = canvas.inputs().detach().requires_grad_()
                 loss, terms = loss_of(moves(inputs, step), targets)
                 best.update(inputs.detach(), loss.detach(), terms)
+                best.first = best.first if step else best.last
                 (gradient,) = torch.autograd.grad(loss, inputs)
                 # Fused Adam walks through memory: a gradient in another layout would be
                 # given to the wrong numbers, without an error.

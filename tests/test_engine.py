@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from dreamforge import engine as engine_module
 from dreamforge import inversion_loss
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
-from dreamforge.engine import Engine, rate_factor
+from dreamforge.engine import Engine, SynthesizedBatch, _Best, rate_factor
 from dreamforge.moves import jitters, move
 from dreamforge.noise import balanced_targets, initial_inputs
 from dreamforge.objective import bn_kl
@@ -17,9 +18,10 @@ from shared.errors import DreamforgeError
 from shared.natural import NaturalBasis
 from shared.seeding import generator
 from shared.spec import TeacherSpec
-from shared.teacher import Teacher, fingerprint
+from shared.teacher import Teacher, fingerprint, load_teacher
 
 CPU = torch.device("cpu")
+SHIPPED = Path(__file__).parents[1] / "data" / "cifar10-resnet20.safetensors"
 
 
 def bn_distance(teacher, images):
@@ -235,6 +237,36 @@ def test_a_batch_that_always_diverges_is_one_clear_error(tiny_teacher, tiny_conf
     )
     with pytest.raises(DreamforgeError, match="batch 0 diverged 4 times"):
         Engine(tiny_teacher, tiny_config, CPU).synthesize(0, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "diverged"),
+    [(2.0, 0.1, False), (2.0, 2.9, False), (2.0, 3.1, True), (2.0, float("inf"), True)],
+)
+def test_a_loss_that_ends_well_above_where_it_began_has_diverged(first, last, diverged):
+    best = _Best(torch.zeros(1), *torch.tensor([min(first, last), first, last]))
+
+    assert best.diverged() is diverged
+
+
+def scenes_of_the_shipped_teacher(lr: float) -> SynthesizedBatch:
+    teacher = load_teacher(SHIPPED)
+    config = SynthesisConfig(num_images=8, steps=8, lr=lr).resolve(teacher.spec.image_shape)
+    return Engine(teacher, config, CPU).synthesize(0, 0, 8)
+
+
+def test_a_rate_that_only_throws_scenes_about_is_halved_until_they_settle():
+    """Losses stay finite then: colours have an end."""
+    result = scenes_of_the_shipped_teacher(10.0)
+    settled = scenes_of_the_shipped_teacher(2.5)
+
+    assert (result.attempts, settled.attempts) == (3, 1)
+    assert torch.equal(result.dreams.images, settled.dreams.images)
+
+
+def test_where_no_rate_settles_the_error_says_what_the_loss_did():
+    with pytest.raises(DreamforgeError, match=r"at rate 125 from a loss of [\d.]+ to [\d.]+: low"):
+        scenes_of_the_shipped_teacher(1000.0)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
