@@ -32,7 +32,9 @@ def writing(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("sources", metavar="DREAMS...", type=FILE, nargs=-1, required=True)
 @writing
 def merge(sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Join several sets of one teacher into one; its provenance names each source.
+    """Join several sets of one teacher into one.
+
+    Its provenance names each source.
 
     \b
     Example:
@@ -57,7 +59,9 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -
 )
 @writing
 def filter_(dreams: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Write the dreams that meet all criteria as a smaller set, in their order.
+    """Write the dreams that meet all criteria as a smaller set.
+
+    They keep their order.
 
     \b
     Examples:
@@ -95,7 +99,9 @@ def pack(dreams: Path, out: Path, as_json: bool, **options: Any) -> None:  # noq
 @DREAMS
 @writing
 def unpack(dreams: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Put a set into index and shards: a packed one, or one with shards of another size.
+    """Put a set into index and shards.
+
+    For a packed set, or one with shards of another size.
 
     \b
     Example:
@@ -158,9 +164,10 @@ def import_(
     licence: str,
     **options: Any,
 ) -> None:
-    """Make a transfer set of real images: FOLDER has a folder of images per class.
+    """Make a transfer set of the real images in FOLDER.
 
-    Labels and logits are the teacher's answers, and the provenance says that the images are real.
+    FOLDER has a folder of images per class. Labels and logits are the teacher's answers, and the
+    provenance says that the images are real.
 
     \b
     Example:

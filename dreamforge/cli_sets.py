@@ -44,7 +44,9 @@ def info(dreams: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--device", default="auto", show_default=True, help="for --teacher")
 @AS_JSON
 def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Check that DREAMS is complete and undamaged: exit code 0 if so, 1 if not.
+    """Check that DREAMS is complete and undamaged.
+
+    Exit code 0 if so, 1 if not.
 
     \b
     Examples:
@@ -88,7 +90,9 @@ def preview(
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Draw a contact sheet of DREAMS, a row per class with its name; short rows side by side.
+    """Draw a contact sheet of DREAMS, a row per class with its name.
+
+    Short rows stand side by side.
 
     \b
     Example:
@@ -122,7 +126,9 @@ def card(
     as_json: bool,  # noqa: FBT001
     **options: str | None,
 ) -> None:
-    """Write README.md and croissant.json beside DREAMS, from what its index says.
+    """Write README.md and croissant.json beside DREAMS.
+
+    For the Hugging Face hub; both say what the index of the set says.
 
     \b
     Example:

@@ -71,10 +71,11 @@ def run(
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
-    """Prune a copy of the teacher, and distil the teacher into it on a dream set.
+    """Prune a copy of the teacher, and recover it on a dream set.
 
-    The same command again goes on where it was interrupted. Under torchrun, all processes teach one
-    student: each takes its part of every batch, and the result is that of one process.
+    It recovers by distillation from the teacher. The same command again goes on where it was
+    interrupted. Under torchrun, all processes teach one student: each takes its part of every
+    batch, and the result is that of one process.
 
     \b
     Examples:
@@ -173,10 +174,10 @@ def evaluate(
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
-    """Judge a saved STUDENT: student.safetensors, or the folder of a run.
+    """Judge a saved STUDENT.
 
-    Without a teacher, agreement is with the answers that the dream set holds; none is measured on
-    real images, and no score.
+    STUDENT is student.safetensors, or the folder of a run. Without a teacher, agreement is with the
+    answers that the dream set holds; none is measured on real images, and no score.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ def compare(
     folders: tuple[Path, ...],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Rank finished runs and sweeps by a score that needs no real image.
+    """Rank finished runs by a score that needs no real image.
 
     The score is how much of the student's and the teacher's answers to held-out dreams is the same,
     after flips, shifts and CutMix: 100 % where all answers are equal. Runs of one teacher can be

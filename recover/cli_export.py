@@ -63,12 +63,13 @@ def export(
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write STUDENT, student.safetensors or the folder of a run, as a program of its own.
+    """Write STUDENT as a program of its own.
 
-    A .pt2 file is loaded by torch.export.load, an .onnx file (which takes the packages onnx and
-    onnxscript) by ONNX runtimes; nothing of ours is needed then. The program is run once here, and
-    its answers compared with the student's. With --int8 (and onnxruntime) it computes in 8 bits,
-    and is judged by held-out dreams and real images.
+    STUDENT is student.safetensors, or the folder of a run. A .pt2 file is loaded by
+    torch.export.load, an .onnx file (which takes the packages onnx and onnxscript) by ONNX
+    runtimes; nothing of ours is needed then. The program is run once here, and its answers compared
+    with the student's. With --int8 (and onnxruntime) it computes in 8 bits, and is judged by
+    held-out dreams and real images.
 
     \b
     Examples:

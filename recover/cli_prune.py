@@ -51,13 +51,13 @@ def prune(
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
-    """Show what pruning does to every layer; with --out, prune in one shot and save the student.
+    """Show what pruning does to every layer.
 
-    Energy lost is the part of a layer's squared weights that is pruned. With --dreams each layer's
-    sensitivity is measured, too: the network's agreement with the teacher when that layer alone is
-    pruned to --sparsity, with no repair; the last line is the network with all layers pruned. A
-    student saved with --dreams is reconstructed and repaired on them, as --reconstruct and --repair
-    say.
+    With --out, prune in one shot and save the student. Energy lost is the part of a layer's squared
+    weights that is pruned. With --dreams each layer's sensitivity is measured, too: the network's
+    agreement with the teacher when that layer alone is pruned to --sparsity, with no repair; the
+    last line is the network with all layers pruned. A student saved with --dreams is reconstructed
+    and repaired on them, as --reconstruct and --repair say.
 
     With --channels it is the channels that a layer makes, together with those of other layers that
     are added to them, that are removed alone; what the smaller network costs is measured, too.

@@ -78,11 +78,12 @@ def sweep(
     as_json: bool,  # noqa: FBT001
     **arguments: Any,
 ) -> None:
-    """Run `recover run` at several levels, each in a folder of its own below --out.
+    """Do `recover run` at several levels.
 
-    Levels are sparsities, or with --channels fractions of channels. Each level starts from the
-    student of the level below, the less pruned one, and so has the steps of all below it, too;
-    under torchrun, or with --worker, levels are shared out, and each starts from the teacher.
+    Each is in a folder of its own below --out. Levels are sparsities, or with --channels fractions
+    of channels. Each level starts from the student of the level below, the less pruned one, and so
+    has the steps of all below it, too; under torchrun, or with --worker, levels are shared out, and
+    each starts from the teacher.
 
     The same command again runs what is not finished: a level that was interrupted goes on from
     its checkpoint, a finished one stays.
@@ -195,9 +196,10 @@ def report(
     overwrite: bool,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Make one HTML page, and Markdown beside it, of the runs and sweeps in DIR...
+    """Make one HTML page of the runs and sweeps in DIR...
 
-    The page needs nothing but itself: figures and the preview are inside it.
+    Markdown is written beside it. The page needs nothing but itself: figures and the preview are
+    inside it.
 
     \b
     Examples:

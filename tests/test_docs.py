@@ -146,3 +146,13 @@ def test_the_design_page_names_every_module():
             modules = {path.stem for path in (ROOT / package).rglob("*.py")}
             missing = modules - words - {"__init__", "__main__"}
             assert not missing, f"docs/design.md, {package}/"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_line_of_the_list_of_commands_is_cut(tool):
+    group = TOOLS[tool]
+    page = group.get_help(click.Context(group, info_name=tool, terminal_width=80))
+    listed = page.partition("Commands:")[2]
+
+    assert all(name in listed for name in group.commands)
+    assert not [line for line in listed.splitlines() if re.search(r"[^R]\.\.\.$", line)]
