@@ -136,6 +136,16 @@ def test_every_link_leads_to_a_file(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+SECTION = re.compile(r'(RESULTS|TRIALS)\.md(?:\]\([^)]*\)\)?)?, "([^"]+)"')
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_section_that_is_named_exists(page):
+    for name, title in SECTION.findall(page.read_text()):
+        sections = (ROOT / "benchmarks" / f"{name}.md").read_text()
+        assert re.search(rf"^(##+ |\*\*){re.escape(title)}", sections, re.MULTILINE), f"{name}.md: {title}"
+
+
 def test_the_design_page_names_every_module():
     layout = (ROOT / "docs" / "design.md").read_text().partition("## 3.")[0]
     sections = re.split(r"^(?=dreamforge/|recover/|shared/|data/)", layout, flags=re.MULTILINE)
