@@ -4,6 +4,7 @@ Every string of a set comes from a file that somebody else may have made, so it 
 :func:`shared.manifest.printable` and never as markup.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,24 @@ def info(dreams: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--teacher", type=FILE, help="also recompute all logits with this checkpoint")
 @teacher_options
 @click.option("--device", default="auto", show_default=True, help="for --teacher")
+@click.option(
+    "--digest", metavar="SHA256", help="the digest that the sender told you: it must be this set"
+)
+@click.option("--signer", metavar="NAME", help="who must have signed it, as in --allowed-signers")
+@click.option(
+    "--allowed-signers", type=FILE, help="names and their public keys, as OpenSSH and git take them"
+)
 @AS_JSON
-def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+def verify(
+    dreams: Path,
+    deep: bool,  # noqa: FBT001
+    teacher: Path | None,
+    digest: str | None,
+    signer: str | None,
+    allowed_signers: Path | None,
+    as_json: bool,  # noqa: FBT001
+    **options: Any,
+) -> None:
     """Check that DREAMS is complete and undamaged.
 
     Exit code 0 if so, 1 if not.
@@ -52,12 +69,25 @@ def verify(dreams: Path, deep: bool, teacher: Path | None, as_json: bool, **opti
     Examples:
       dreamforge verify dreams.h5
       dreamforge verify dreams.h5 --deep --teacher resnet50.pt
+      dreamforge verify dreams.h5 --signer lab@example.org --allowed-signers signers
     """
+    from dreamforge.signing import Signer
     from dreamforge.verify import verify as verify_set
 
+    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise click.UsageError(
+            f"--digest: {len(digest)} characters, expected the 64 that info shows"
+        )
+    expected = None
+    if signer is not None and allowed_signers is not None:
+        expected = Signer(name=signer, allowed=allowed_signers)
+    elif signer is not None or allowed_signers is not None:
+        raise click.UsageError("--signer and --allowed-signers go together: give both")
     loaded = None if teacher is None else _load_teacher(teacher, dreams, options)
     with progress_display() as progress:
-        report = verify_set(dreams, deep=deep, teacher=loaded, progress=progress)
+        report = verify_set(
+            dreams, deep=deep, teacher=loaded, digest=digest, signer=expected, progress=progress
+        )
     emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
     if not report.fine:
         raise click.exceptions.Exit(1)
@@ -141,7 +171,35 @@ def card(
     emit(record, as_json=as_json, render=lambda: click.echo(f"{readme}\n{croissant}"))
 
 
-SET_COMMANDS = (info, verify, preview, card)
+@click.command()
+@DREAMS
+@click.option(
+    "--key", type=FILE, required=True, help="private key of OpenSSH, or a public one of the agent's"
+)
+@OVERWRITE
+@AS_JSON
+def sign(dreams: Path, key: Path, overwrite: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Sign DREAMS with an SSH key, once it has been checked.
+
+    The signature, DREAMS.sig, is over the index, which holds the sha256 of all shards.
+
+    \b
+    Example:
+      dreamforge sign dreams.h5 --key ~/.ssh/id_ed25519
+    """
+    from dreamforge.signing import sign as sign_set
+    from dreamforge.verify import verify as verify_set
+
+    with progress_display() as progress:
+        report = verify_set(dreams, progress=progress)
+    if not report.fine:
+        _show_verification(report)
+        raise click.exceptions.Exit(1)
+    out = sign_set(dreams, key, overwrite=overwrite)
+    emit({"signature": str(out)}, as_json=as_json, render=lambda: click.echo(out))
+
+
+SET_COMMANDS = (info, verify, preview, card, sign)
 
 
 def size_text(num_bytes: int) -> str:
@@ -211,6 +269,7 @@ def _show_info(record: dict[str, Any]) -> None:
         ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ("license", record["license"]),
         ("digest", record["digest"]),
+        ("signature", f"{record['signature']}, not checked" if record["signature"] else "none"),
     ]
     show_table(
         printable(record["path"]), ("", ""), [(name, printable(value, 160)) for name, value in rows]
@@ -229,6 +288,8 @@ def _show_verification(report: Any) -> None:
         f"{report.path}: {verdict}; {report.num_images:,} images in {report.num_shards} shards, "
         f"{size_text(report.num_bytes)} read at {rate:,.1f} MiB/s"
     )
+    if report.signed_with is not None:
+        click.echo(f"signed with {printable(report.signed_with, 200)}")
     if report.agreement is not None:
         click.echo(
             f"the teacher's answers agree for {report.agreement:.2%} of the images, "

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dreamforge.signing import signature_path
 from shared.dreamset import DreamSet
 from shared.manifest import FORMAT_VERSION
 
@@ -11,14 +12,15 @@ def describe(path: Path) -> dict[str, Any]:
     """Return everything that the index says of a set, as JSON types.
 
     ``classes`` lists label, name (or None) and number of images of every class that occurs;
-    ``digest`` is equal for sets that hold the same bytes. Strings come from the file: whoever shows
-    them escapes them. No shard is opened.
+    ``digest`` is equal for sets that hold the same bytes; ``signature`` is the name of the file
+    beside it, unchecked, or None (:mod:`dreamforge.signing`). Strings come from the file: whoever
+    shows them escapes them. No shard is opened.
 
     Raises:
         DreamSetError: If the index is unusable, or a shard is missing or has another size.
     """
     dreams = DreamSet.open(path)
-    manifest = dreams.manifest
+    manifest, signature = dreams.manifest, signature_path(path)
     teacher, origin = manifest.teacher, manifest.provenance
     names = teacher.class_names
     counts = dreams.labels.bincount(minlength=teacher.num_classes).tolist()
@@ -33,6 +35,7 @@ def describe(path: Path) -> dict[str, Any]:
         "packed": manifest.packed,
         "num_bytes": path.stat().st_size + sum(shard.num_bytes for shard in manifest.shards),
         "digest": manifest.digest(),
+        "signature": signature.name if signature.is_file() else None,
         "teacher": teacher.to_json() | {"embedded": dreams.teacher_blob() is not None},
         "num_classes": teacher.num_classes,
         "num_classes_present": len(present),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamforge.signing import Signer, check_signature
 from shared.checkpoint import checkpoint_from_bytes
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
@@ -41,6 +42,7 @@ class VerifyReport:
         agreement: Fraction of rows whose recomputed logits have the same largest; None without a
             teacher.
         largest_difference: Between a stored and a recomputed logit; None without a teacher.
+        signed_with: The key of the signer that was asked for; None if none was, or it is not so.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class VerifyReport:
     deep: bool
     agreement: float | None = None
     largest_difference: float | None = None
+    signed_with: str | None = None
 
     @property
     def fine(self) -> bool:
@@ -72,6 +75,7 @@ class VerifyReport:
             "deep": self.deep,
             "agreement": self.agreement,
             "largest_difference": self.largest_difference,
+            "signed_with": self.signed_with,
         }
 
 
@@ -80,6 +84,8 @@ def verify(
     *,
     deep: bool = False,
     teacher: Teacher | None = None,
+    digest: str | None = None,
+    signer: Signer | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> VerifyReport:
     """Check the index, and every shard's size, sha256, structure, labels and attributes.
@@ -89,10 +95,16 @@ def verify(
         deep: Also read every row, comparing checksums and values, and the embedded teacher's
             fingerprint.
         teacher: Also recompute all logits with it, where it is; this reads every row, too.
+        digest: What the set's digest must be.
+        signer: Who must have signed it.
         progress: Told after every shard.
 
     Returns:
         The report. A set that cannot be read at all is a report with one problem.
+
+    Raises:
+        InputFileError: If the list of signers is not there.
+        DreamforgeError: If there is no ``ssh-keygen`` to ask.
     """
     started = time.monotonic()
     try:
@@ -101,6 +113,10 @@ def verify(
         return _hopeless(path, str(error), time.monotonic() - started, deep=deep)
     dreams = DreamSet(path, index.manifest, index.labels, check=False)
     inspection = _Inspection(dreams, teacher)
+    if digest is not None:
+        inspection.attempt(lambda: inspection.check_digest(digest))
+    if signer is not None:
+        inspection.check_signature(signer)
     if teacher is not None:
         inspection.attempt(inspection.compare_teacher)
     if deep:
@@ -118,6 +134,7 @@ def verify(
         deep=deep,
         agreement=inspection.agreement(),
         largest_difference=inspection.largest_difference,
+        signed_with=inspection.signed_with,
     )
 
 
@@ -128,6 +145,7 @@ class _Inspection:
         self.problems: list[str] = []
         self.num_bytes = dreams.path.stat().st_size
         self.largest_difference: float | None = None
+        self.signed_with: str | None = None
         self._dreams = dreams
         self._teacher = teacher
         self._agreeing = 0.0
@@ -155,6 +173,21 @@ class _Inspection:
             and (deep or self._teacher is not None)
         ):
             self.attempt(lambda: self._check_rows(number))
+
+    def check_digest(self, expected: str) -> None:
+        found = self._dreams.manifest.digest()
+        if found != expected.lower():
+            raise DreamSetError(
+                f"{self._dreams.path}: digest {found}, expected {expected.lower()}; this is "
+                "another set, or a changed one: refuse it"
+            )
+
+    def check_signature(self, signer: Signer) -> None:
+        """Keep what is wrong with the signature; what is wrong with the question is raised."""
+        try:
+            self.signed_with = check_signature(self._dreams.path, signer)
+        except DreamSetError as error:
+            self.problems.append(str(error))
 
     def compare_teacher(self) -> None:
         assert self._teacher is not None

@@ -143,7 +143,9 @@ SECTION = re.compile(r'(RESULTS|TRIALS)\.md(?:\]\([^)]*\)\)?)?, "([^"]+)"')
 def test_every_section_that_is_named_exists(page):
     for name, title in SECTION.findall(page.read_text()):
         sections = (ROOT / "benchmarks" / f"{name}.md").read_text()
-        assert re.search(rf"^(##+ |\*\*){re.escape(title)}", sections, re.MULTILINE), f"{name}.md: {title}"
+        assert re.search(rf"^(##+ |\*\*){re.escape(title)}", sections, re.MULTILINE), (
+            f"{name}.md: {title}"
+        )
 
 
 def test_the_design_page_names_every_module():

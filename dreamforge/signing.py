@@ -1,0 +1,107 @@
+"""Who made this set? Signatures by OpenSSH, which teams have keys for, and which git uses likewise.
+
+What is signed are the bytes of the index. It holds the sha256 of every shard, the labels, the
+provenance with its license, and an embedded teacher, so that a signature over it is one over the
+set. Anybody can check it without this package:
+``ssh-keygen -Y verify -f SIGNERS -I NAME -n dreamforge -s dreams.h5.sig < dreams.h5``.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import DreamforgeError, DreamSetError, InputFileError
+from shared.files import atomic_path
+
+NAMESPACE = "dreamforge"  # a signature for mail or git is none for a dream set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Whose signature is expected.
+
+    Attributes:
+        name: As in ``allowed``, such as ``lab@example.org``.
+        allowed: Names and their public keys, a line each (``man ssh-keygen``, ALLOWED SIGNERS).
+    """
+
+    name: str
+    allowed: Path
+
+
+def signature_path(index: Path) -> Path:
+    """Return where the signature of a set lies: beside its index."""
+    return index.with_name(f"{index.name}.sig")
+
+
+def sign(index: Path, key: Path, *, overwrite: bool = False) -> Path:
+    """Sign the index as it is now, and return where the signature is.
+
+    Args:
+        index: Of a finished set.
+        key: A private key of OpenSSH, or the public part of one that the ssh agent holds. What
+            protects it (a passphrase, a touch) is asked for on the terminal.
+        overwrite: Replace the signature that is there.
+
+    Raises:
+        DreamforgeError: If there is a signature already, or no ``ssh-keygen``.
+        InputFileError: If ``key`` cannot sign.
+    """
+    out = signature_path(index)
+    if out.exists() and not overwrite:
+        raise DreamforgeError(f"{out}: is there already; --overwrite signs again")
+    key = key.expanduser().resolve()
+    answer = _ssh_keygen(["sign", "-n", NAMESPACE, "-f", str(key)], index.read_bytes())
+    if answer.returncode != 0:
+        raise InputFileError(
+            f"{key}: cannot sign ({_last_line(answer.stderr)}); give a private key of OpenSSH, "
+            "such as ~/.ssh/id_ed25519"
+        )
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(answer.stdout)
+    return out
+
+
+def check_signature(index: Path, signer: Signer) -> str:
+    """Return the key, ``ED25519 SHA256:...``, with which ``signer`` has signed the index.
+
+    Raises:
+        DreamSetError: If there is no signature, or another one.
+        InputFileError: If there are no allowed signers to read.
+        DreamforgeError: If there is no ``ssh-keygen``.
+    """
+    signature, allowed = signature_path(index), signer.allowed.expanduser().resolve()
+    if not allowed.is_file():
+        raise InputFileError(
+            f"{signer.allowed}: not a file; --allowed-signers expects lines of a name and its "
+            "public key"
+        )
+    if not signature.is_file():
+        raise DreamSetError(f"{signature}: not found; the set is not signed, ask {signer.name}")
+    files = ["-f", str(allowed), "-s", str(signature.resolve())]
+    answer = _ssh_keygen(["verify", "-n", NAMESPACE, "-I", signer.name, *files], index.read_bytes())
+    if answer.returncode != 0:
+        reason = _last_line(answer.stderr) or _last_line(answer.stdout)
+        raise DreamSetError(
+            f"{signature}: not a signature of {signer.name} for this index ({reason}); refuse the "
+            "set, and ask for it again"
+        )
+    found = re.search(r"with (\S+) key (\S+)", answer.stdout.decode(errors="replace"))
+    return " ".join(found.groups()) if found else "a key of theirs"
+
+
+def _ssh_keygen(arguments: list[str], message: bytes) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["ssh-keygen", "-Y", *arguments], input=message, capture_output=True, check=False
+        )
+    except FileNotFoundError:
+        raise DreamforgeError(
+            "ssh-keygen: not found; signatures need OpenSSH 8.2 or newer"
+        ) from None
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""
