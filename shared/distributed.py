@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+
+# Imported before there is a group: its functions keep the one that they find as their default, past
+# its end, and gloo's threads then meet the end of the interpreter (SIGABRT, now and then).
+import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 

@@ -1,5 +1,9 @@
 """Of the real messages there is a test with real processes: tests/test_torchrun.py."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +15,7 @@ from shared.errors import ConfigError, DreamforgeError, IncompatibleError, Spoke
 from shared.workers import Worker
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -62,6 +67,36 @@ def test_a_group_of_one_process_talks(store: object) -> None:
     assert group.count == 1
     leave(pair)
     assert not dist.is_initialized()
+
+
+JOIN_AND_LEAVE = """
+import os, torch, torch.distributed as dist
+from shared.distributed import Group, join, leave
+from shared.workers import Worker
+
+def gloo_threads():
+    names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+    return sum("gloo" in name for name in names)
+
+join(dist.HashStore(), Worker(index=0, count=1), torch.device("cpu"))
+import torch._dynamo  # as the first step of an optimiser does
+assert gloo_threads() > 0
+leave(Group(index=0, count=2))
+assert gloo_threads() == 0, gloo_threads()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_who_has_left_has_no_threads_of_the_group() -> None:
+    """They would meet the end of the interpreter: now and then a finished run ended in SIGABRT."""
+    ended = subprocess.run(
+        [sys.executable, "-c", JOIN_AND_LEAVE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_lost_process_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

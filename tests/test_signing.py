@@ -55,7 +55,10 @@ def test_openssh_itself_accepts_the_signature(signed: Path, keys: Path) -> None:
 
 def test_the_signers_key_is_named(signed: Path, keys: Path, lab: Signer) -> None:
     shown = subprocess.run(
-        ["ssh-keygen", "-l", "-f", str(keys / "lab.pub")], capture_output=True, text=True, check=True
+        ["ssh-keygen", "-l", "-f", str(keys / "lab.pub")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     fingerprint = shown.stdout.split()[1]
 
@@ -88,7 +91,7 @@ def test_the_license_is_signed_too(tmp_path: Path, keys: Path, lab: Signer) -> N
 
     assert describe(index)["digest"] == digest
     assert verify(index, digest=digest).fine
-    with pytest.raises(DreamSetError, match="not a signature of lab@example.org for this index"):
+    with pytest.raises(DreamSetError, match=r"not a signature of lab@example\.org for this index"):
         check_signature(index, lab)
 
 
