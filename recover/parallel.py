@@ -19,7 +19,7 @@ from recover.masks import dense_masks
 from recover.pipeline import new_distillation
 from recover.preparation import prepare
 from shared.device import resolve_device
-from shared.distributed import ALONE, Group, join, leave, one_voice
+from shared.distributed import ALONE, Group, abandon, join, leave, one_voice
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.progress import ignore_progress
@@ -48,7 +48,11 @@ def launched_group(config: RecoverConfig) -> Iterator[tuple[Group, RecoverConfig
                 "with --device cuda each takes its own"
             )
         group = join(store, worker, device)
-        yield group, dataclasses.replace(config, device=str(device))
+        try:
+            yield group, dataclasses.replace(config, device=str(device))
+        except BaseException:
+            abandon(group)
+            raise
         leave(group)
 
 

@@ -69,9 +69,9 @@ def test_a_group_of_one_process_talks(store: object) -> None:
     assert not dist.is_initialized()
 
 
-JOIN_AND_LEAVE = """
+JOIN_AND_GO = """
 import os, torch, torch.distributed as dist
-from shared.distributed import Group, join, leave
+from shared.distributed import Group, abandon, join, leave
 from shared.workers import Worker
 
 def gloo_threads():
@@ -81,21 +81,17 @@ def gloo_threads():
 join(dist.HashStore(), Worker(index=0, count=1), torch.device("cpu"))
 import torch._dynamo  # as the first step of an optimiser does
 assert gloo_threads() > 0
-leave(Group(index=0, count=2))
+END(Group(index=0, count=2))
 assert gloo_threads() == 0, gloo_threads()
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
-def test_who_has_left_has_no_threads_of_the_group() -> None:
+@pytest.mark.parametrize("end", ["leave", "abandon"])
+def test_who_has_gone_has_no_threads_of_the_group(end: str) -> None:
     """They would meet the end of the interpreter: now and then a finished run ended in SIGABRT."""
-    ended = subprocess.run(
-        [sys.executable, "-c", JOIN_AND_LEAVE],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", JOIN_AND_GO.replace("END", end)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
 
