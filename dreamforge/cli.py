@@ -31,7 +31,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--teacher", type=FILE, required=True, help="checkpoint: .pt, .pth, .safetensors")
+@click.option(
+    "--teacher",
+    type=FILE,
+    required=True,
+    help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
+)
 @click.option(
     "--out", type=FILE, default=Path("dreams.h5"), help="index file  [default: dreams.h5]"
 )

@@ -151,7 +151,12 @@ def export(dreams: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> 
 
 @click.command("import")
 @click.argument("folder", metavar="FOLDER", type=FILE)
-@click.option("--teacher", type=FILE, required=True, help="checkpoint: .pt, .pth, .safetensors")
+@click.option(
+    "--teacher",
+    type=FILE,
+    required=True,
+    help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
+)
 @teacher_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from shared.errors import CheckpointError, DreamforgeError
 from shared.files import atomic_path
+from shared.model_folder import facts_beside, weights_in
 from shared.statedict import problem_of, unnest, with_plain_names
 from shared.unreadable import describe_foreign, one_line, refuse_foreign_zip, why_not_unpickled
 
@@ -50,10 +51,15 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Return the weights in a ``.pt``, ``.pth``, ``.th``, ``.bin`` or ``.safetensors`` file.
 
+    Args:
+        path: The file, or a model folder as the Hugging Face hub has them, which also says what
+            the weights are (:mod:`shared.model_folder`).
+
     Raises:
         CheckpointError: If there is no such file, or it is something else, damaged, a pickle
             that needs code, without tensors, or with NaN or infinity in its weights.
     """
+    path = weights_in(path) if path.is_dir() else path
     head = _read_head(path)
     if _looks_like_safetensors(head, path.stat().st_size):
         with path.open("rb") as stream:
@@ -67,7 +73,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         tensors, metadata, notes = unnest(_unpickle(path, mmap=False), str(path))
     else:
         raise CheckpointError(f"{path}: {describe_foreign(head)}")
-    return replace(_checked(tensors, metadata, path, str(path)), notes=notes)
+    beside, passed_over = facts_beside(path)
+    checked = _checked(tensors, beside | metadata, path, str(path))
+    return replace(checked, notes=(*notes, *passed_over))
 
 
 def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:

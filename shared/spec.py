@@ -20,8 +20,8 @@ class TeacherSpec:
     """Architecture, preprocessing and identity of a classifier.
 
     Attributes:
-        architecture: Catalog name (``resnet50``, ``resnet20``), ``timm:NAME`` or
-            ``package.module:factory``.
+        architecture: Catalog name (``resnet50``, ``resnet20``), ``timm:NAME``,
+            ``transformers:TYPE{settings}`` or ``package.module:factory``.
         num_classes: Length of a logit vector; of sigmoids that is their number and one.
         image_shape: ``(C, H, W)`` in pixels.
         mean: Per channel, for pixels in [0, 1]; ``inputs = (pixels - mean) / std``.

@@ -24,6 +24,7 @@ from shared.architectures import (
     resnext,
     stem_resnet,
     torchvision_models,
+    transformers_models,
     vgg,
     wide_resnet,
 )
@@ -45,6 +46,7 @@ ARCHITECTURES: dict[str, Candidate] = {
     )
     for candidate in family.CANDIDATES
 }
+LIBRARIES = ("timm:", transformers_models.PREFIX)  # what builds these is not the file's code
 _TIMM_NAME = re.compile(r"timm:([A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)?)")
 _FACTORY_NAME = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _CONTRACT = "factories are called with num_classes=..., or with nothing where they do not take it"
@@ -52,11 +54,11 @@ _CONTRACT = "factories are called with num_classes=..., or with nothing where th
 
 def is_factory(architecture: str) -> bool:
     """Tell whether the name is ``package.module:factory``: building it runs somebody's code."""
-    return not architecture.startswith("timm:") and ":" in architecture
+    return not architecture.startswith(LIBRARIES) and ":" in architecture
 
 
 def find_candidate(architecture: str) -> Candidate:
-    """Return the candidate of a catalog name, ``timm:NAME`` or ``package.module:factory``.
+    """Return the candidate of a name that :class:`shared.spec.TeacherSpec` may have.
 
     The factory's module is imported, so such a name must come from the user and never from a
     file; the working folder is searched too.
@@ -68,6 +70,8 @@ def find_candidate(architecture: str) -> Candidate:
         return ARCHITECTURES[architecture]
     if architecture.startswith("timm:"):
         return _timm_candidate(architecture)
+    if architecture.startswith(transformers_models.PREFIX):
+        return transformers_models.find_model(architecture)
     if is_factory(architecture):
         return _factory_candidate(architecture)
     near = difflib.get_close_matches(architecture, ARCHITECTURES, n=3, cutoff=0.5)

@@ -192,8 +192,13 @@ def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> N
             nearest.num_wrong,
         )
     names = ", ".join(repr(name[:60]) for name in list(tensors)[:2])
+    advice = "name it with --arch: a torchvision name, timm:NAME or package.module:factory"
+    if any(".normalization." in name or ".embeddings." in name for name in tensors):
+        advice = (
+            "these are names of transformers: put config.json beside model.safetensors, or give "
+            "the folder that has both"
+        )
     return NoFitError(
-        f"no known architecture has these {len(tensors)} tensors ({names} ...); name it with "
-        "--arch: a torchvision name, timm:NAME or package.module:factory",
+        f"no known architecture has these {len(tensors)} tensors ({names} ...); {advice}",
         sys.maxsize,  # of a part of the tensors this says no more than of all
     )

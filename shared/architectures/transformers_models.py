@@ -1,0 +1,137 @@
+"""Image classifiers of the transformers library, from the settings in their names.
+
+``transformers:resnet{"depths":[2,2,2,2],"layer_type":"basic"}`` is the model type and what differs
+from its defaults: all that builds it again, on a machine that never saw its ``config.json``. The
+settings are data. Those that are no fields of the model's own configuration are left out, so that
+a name from a file can ask for another shape, and for nothing else.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from shared.architectures.candidate import Candidate, Preprocessing
+from shared.errors import ConfigError
+
+PREFIX = "transformers:"
+_NAME = re.compile(PREFIX + r"([a-z0-9_-]{1,64})(\{.*\})?")
+# Of every model of the library; none says how it is built.
+_COMMON = frozenset(
+    {
+        *("architectures", "auto_map", "dtype", "finetuning_task", "id2label", "label2id"),
+        *("model_type", "num_labels", "out_features", "out_indices", "problem_type"),
+        *("stage_names", "torch_dtype", "transformers_version"),
+    }
+)
+_MOST_ITEMS = 512
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """Return the architecture that a model's ``config.json`` describes."""
+    settings = {
+        key: value
+        for key, value in config.items()
+        if key not in _COMMON and not key.startswith("_") and _is_plain(value)
+    }
+    return _name(str(config.get("model_type")), settings)
+
+
+def find_model(architecture: str) -> Candidate:
+    """Return the candidate of a name as above; its own name has what differs from the defaults.
+
+    Nothing is downloaded.
+
+    Raises:
+        ConfigError: If there is no such model, or no transformers.
+    """
+    match = _NAME.fullmatch(architecture)
+    try:
+        settings = json.loads(match[2] or "{}") if match else None
+    except (ValueError, RecursionError):
+        settings = None
+    if match is None or settings is None:
+        raise ConfigError(
+            f"architecture {architecture[:80]!r}: expected transformers:MODEL_TYPE and settings, "
+            "as in its config.json"
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError(
+            f"architecture {architecture[:80]!r} needs transformers: pip install transformers"
+        )
+    library = importlib.import_module("transformers")
+    defaults, own = _defaults(library, match[1])
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if key in own and _is_plain(value) and _comparable(value) != _comparable(own[key])
+    }
+    build = partial(_build, library, match[1], settings)
+    return Candidate(
+        name=_name(match[1], settings), build=build, usual=partial(_usual, defaults, settings)
+    )
+
+
+def _defaults(library: Any, model_type: str) -> tuple[Any, dict[str, Any]]:
+    """Return the default configuration of a model, and of it what no other model has to have."""
+    try:
+        defaults = library.AutoConfig.for_model(model_type)
+        model = library.AutoModelForImageClassification._model_mapping[type(defaults)]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"transformers has no image classifier of the type {model_type!r}"
+        ) from error
+    del model
+    fields = inspect.signature(type(defaults)).parameters
+    common = inspect.signature(library.PretrainedConfig).parameters
+    names = [name for name in fields if name not in common and name not in _COMMON]
+    return defaults, {name: getattr(defaults, name) for name in names if hasattr(defaults, name)}
+
+
+def _build(
+    library: Any, model_type: str, settings: Mapping[str, Any], num_classes: int
+) -> nn.Module:
+    try:
+        config = library.AutoConfig.for_model(model_type, **settings, num_labels=num_classes)
+        network: nn.Module = library.AutoModelForImageClassification.from_config(config)
+    except Exception as error:  # whatever a library makes of somebody's settings
+        said = " ".join(str(error).split())[:160]
+        raise ConfigError(
+            f"transformers cannot build {_name(model_type, settings)[:80]!r}: "
+            f"{type(error).__name__}: {said}"
+        ) from error
+    network.register_forward_hook(_logits)
+    return network
+
+
+def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    """Return of what the library's models answer what a classifier answers."""
+    logits: Tensor = output.logits
+    return logits
+
+
+def _usual(defaults: Any, settings: Mapping[str, Any]) -> Preprocessing:
+    size = settings.get("image_size", getattr(defaults, "image_size", 224))
+    return Preprocessing(size=(size, size) if isinstance(size, int) else (224, 224))
+
+
+def _name(model_type: str, settings: Mapping[str, Any]) -> str:
+    text = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{PREFIX}{model_type}{text if settings else ''}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _MOST_ITEMS and all(map(_is_plain, value))
+    return isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

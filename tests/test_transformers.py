@@ -1,0 +1,172 @@
+"""Models of transformers and timm, as their libraries save them, against the libraries' answers."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shared.architectures import build_network, find_candidate
+from shared.checkpoint import load_checkpoint, save_network
+from shared.errors import ConfigError
+from shared.teacher import load_teacher
+
+transformers = pytest.importorskip("transformers")
+timm = pytest.importorskip("timm")
+
+SMALL: dict[str, dict[str, Any]] = {
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]},
+    "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
+    "mobilenet_v1": {"depth_multiplier": 0.25, "image_size": 32},
+    "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": 32},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "image_size": 32}
+    | {"hidden_dim": 320},
+}
+LABELS = {"id2label": {0: "cat", 1: "dog", 2: "eel"}, "label2id": {"cat": 0, "dog": 1, "eel": 2}}
+
+
+def saved(folder: Path, kind: str, **settings: Any) -> torch.nn.Module:
+    """A model with statistics of its own, saved as its library does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(kind, **SMALL[kind], **LABELS, **settings)
+        model = transformers.AutoModelForImageClassification.from_config(config)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # some begin with nothing
+                torch.nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.ones_(module.weight)
+                module.momentum = 0.5
+        with torch.no_grad():
+            for _ in range(8):  # until its statistics are not those of a new network
+                model.train()(torch.randn(8, config.num_channels, 32, 32))
+    model.save_pretrained(folder)
+    processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.4], "size": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return model.eval()
+
+
+def some_images(num_channels: int = 3) -> Tensor:
+    draws = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (4, num_channels, 32, 32), dtype=torch.uint8, generator=draws)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_folder_answers_as_in_its_own_library(kind: str, tmp_path: Path) -> None:
+    model, images = saved(tmp_path, kind), some_images()
+    teacher = load_teacher(tmp_path)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.5, 0.4, 0.3], [0.3, 0.2, 0.4]))
+    with torch.no_grad():
+        expected = model((images / 255 - mean) / std).logits
+
+    assert teacher.spec.assumptions == ()
+    assert teacher.spec.class_names == ("cat", "dog", "eel")
+    assert teacher.spec.image_shape == (3, 32, 32)
+    assert torch.allclose(teacher.logits(images), expected, rtol=1e-4, atol=1e-4)
+    assert expected.std(0).min() > 0.01  # so that another network would be noticed
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_name_alone_builds_the_same_network(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path, kind)
+    teacher = load_teacher(tmp_path)
+    again = build_network(teacher.spec.architecture, num_classes=3)
+
+    assert find_candidate(teacher.spec.architecture).name == teacher.spec.architecture
+    again.load_state_dict(teacher.network.state_dict())
+    inputs = teacher.normalize(some_images() / 255)
+    assert torch.allclose(again.eval()(inputs), teacher.network(inputs))
+
+
+def test_defaults_are_not_in_the_name(tmp_path: Path) -> None:
+    saved(tmp_path, "resnet", hidden_act="gelu")
+    name = load_teacher(tmp_path).spec.architecture
+
+    assert name.startswith("transformers:resnet{")
+    assert json.loads(name.removeprefix("transformers:resnet")) == {
+        **SMALL["resnet"],
+        "hidden_act": "gelu",
+    }
+
+
+def test_gray_images(tmp_path: Path) -> None:
+    model = saved(tmp_path, "resnet", num_channels=1)
+    (tmp_path / "preprocessor_config.json").unlink()
+    teacher = load_teacher(tmp_path, image_size=32, mean=[0.5], std=[0.5])
+    images = some_images(1)
+
+    assert teacher.spec.image_shape == (1, 32, 32)
+    with torch.no_grad():
+        expected = model((images / 255 - 0.5) / 0.5).logits
+    assert torch.allclose(teacher.logits(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pruned_student_goes_back_into_the_folder(tmp_path: Path) -> None:
+    saved(tmp_path / "mine", "resnet")
+    teacher = load_teacher(tmp_path / "mine")
+    with torch.no_grad():
+        for parameter in teacher.network.parameters():
+            parameter[parameter.abs() < 0.1] = 0
+    shutil.copytree(tmp_path / "mine", tmp_path / "small")
+    save_network(tmp_path / "small" / "model.safetensors", teacher.network, {})
+    student = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "small")
+
+    inputs = teacher.normalize(some_images() / 255)
+    with torch.no_grad():
+        assert torch.allclose(student.eval()(inputs).logits, teacher.network(inputs))
+
+
+def test_several_findings_are_sigmoids(tmp_path: Path) -> None:
+    saved(tmp_path, "resnet", problem_type="multi_label_classification")
+    spec = load_teacher(tmp_path).spec
+
+    assert spec.answers == "sigmoid"
+    assert spec.class_names == ("none", "cat", "dog", "eel")
+
+
+def test_settings_of_no_such_field_do_nothing() -> None:
+    name = 'transformers:resnet{"trust_remote_code":true,"depths":[1,1],"hidden_sizes":[8,8]}'
+    assert find_candidate(name).name == 'transformers:resnet{"depths":[1,1],"hidden_sizes":[8,8]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("transformers:no_such_model", "has no image classifier of the type 'no_such_model'"),
+        ("transformers:bert", "has no image classifier of the type 'bert'"),
+        ('transformers:resnet{"hidden_act":"no_such"}', "cannot build"),
+        ('transformers:resnet{"depths":"x"}', "cannot build"),
+    ],
+)
+def test_what_the_library_does_not_know_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as found:
+        find_candidate(name).build(3)
+    assert "\n" not in str(found.value)
+
+
+def test_a_folder_of_timm(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("resnet10t", num_classes=3)
+    usual = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.4), "input_size": (3, 32, 32)}
+    timm.models.save_for_hf(
+        model,
+        str(tmp_path),
+        model_config={"pretrained_cfg": usual, "label_names": ["cat", "dog", "eel"]},
+        safe_serialization=True,
+    )
+    record = json.loads((tmp_path / "config.json").read_text())
+    record |= {"pretrained_cfg": usual, "label_names": ["cat", "dog", "eel"]}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    teacher = load_teacher(tmp_path)
+
+    assert teacher.spec.architecture == "timm:resnet10t"
+    assert teacher.spec.class_names == ("cat", "dog", "eel")
+    assert teacher.spec.mean == (0.5, 0.4, 0.3)
+    inputs = teacher.normalize(some_images() / 255)
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(inputs), teacher.network(inputs), atol=1e-5)
+    assert load_checkpoint(tmp_path).path == tmp_path / "model.safetensors"
