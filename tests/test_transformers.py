@@ -139,6 +139,7 @@ def test_settings_of_no_such_field_do_nothing() -> None:
         ("transformers:bert", "has no image classifier of the type 'bert'"),
         ('transformers:resnet{"hidden_act":"no_such"}', "cannot build"),
         ('transformers:resnet{"depths":"x"}', "cannot build"),
+        ('transformers:timm_wrapper{"architecture":"hf-hub:a/b"}', "expected timm:NAME instead"),
     ],
 )
 def test_what_the_library_does_not_know_is_one_line(name: str, message: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from shared.architectures.candidate import Candidate, Preprocessing
 from shared.errors import ConfigError
@@ -32,6 +32,8 @@ _COMMON = frozenset(
     }
 )
 _MOST_ITEMS = 512
+# Its settings name a model of timm, which may be one to download: timm:NAME may not.
+_WRAPPERS = frozenset({"timm_wrapper"})
 
 
 def name_of(config: Mapping[str, Any]) -> str:
@@ -66,6 +68,8 @@ def find_model(architecture: str) -> Candidate:
         raise ConfigError(
             f"architecture {architecture[:80]!r} needs transformers: pip install transformers"
         )
+    if match[1] in _WRAPPERS:
+        raise ConfigError(f"architecture {architecture[:80]!r}: expected timm:NAME instead")
     library = importlib.import_module("transformers")
     defaults, own = _defaults(library, match[1])
     settings = {
@@ -83,12 +87,11 @@ def _defaults(library: Any, model_type: str) -> tuple[Any, dict[str, Any]]:
     """Return the default configuration of a model, and of it what no other model has to have."""
     try:
         defaults = library.AutoConfig.for_model(model_type)
-        model = library.AutoModelForImageClassification._model_mapping[type(defaults)]
+        library.AutoModelForImageClassification._model_mapping[type(defaults)]
     except (ValueError, KeyError) as error:
         raise ConfigError(
             f"transformers has no image classifier of the type {model_type!r}"
         ) from error
-    del model
     fields = inspect.signature(type(defaults)).parameters
     common = inspect.signature(library.PretrainedConfig).parameters
     names = [name for name in fields if name not in common and name not in _COMMON]
@@ -111,10 +114,12 @@ def _build(
     return network
 
 
-def _logits(module: nn.Module, inputs: Any, output: Any) -> Tensor:
-    """Return of what the library's models answer what a classifier answers."""
-    logits: Tensor = output.logits
-    return logits
+def _logits(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return of what the library's models answer what a classifier answers.
+
+    What has no logits stays as it is: whoever tries the network says what it answers with.
+    """
+    return getattr(output, "logits", output)
 
 
 def _usual(defaults: Any, settings: Mapping[str, Any]) -> Preprocessing:
