@@ -4,6 +4,7 @@
 the former wants its images. Both are somebody else's: what makes no sense in them is passed over.
 """
 
+import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,10 @@ def _of_timm(name: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], tupl
     usual = config.get("pretrained_cfg")
     usual = usual if isinstance(usual, dict) else config  # before timm 0.9
     facts: dict[str, Any] = {"architecture": f"timm:{name}"}
+    notes = []
+    if importlib.util.find_spec("timm") is None:  # the tensors may tell: many have torchvision's
+        facts = {"model_name": name}
+        notes.append(f"config.json says timm:{name}, and timm is not installed (pip install timm)")
     for theirs, ours in (("mean", "mean"), ("std", "std"), ("input_size", "image_shape")):
         if usual.get(theirs) is not None:
             facts[ours] = usual[theirs]
@@ -77,8 +82,9 @@ def _of_timm(name: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], tupl
         facts["class_names"] = names
     arguments = config.get("model_args")
     others = sorted(set(arguments if isinstance(arguments, dict) else ()) - _TIMM_ARGUMENTS)
-    passed = f"config.json builds it with {', '.join(others)}, which was passed over"
-    return facts, ((passed,) if others else ())
+    if others:
+        notes.append(f"config.json builds it with {', '.join(others)}, which was passed over")
+    return facts, tuple(notes)
 
 
 def _preprocessing(images: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def teacher_from_checkpoint(
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
     except CheckpointError as error:
-        raise CheckpointError(f"{origin}: {error}") from error
+        said = "".join(f"; {note}" for note in checkpoint.notes)
+        raise CheckpointError(f"{origin}: {error}{said}") from error
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_logits, in_rows = try_logits(network, shape, match)

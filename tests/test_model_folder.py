@@ -1,6 +1,7 @@
 """What the two JSON files of a model folder say; neither library is needed to read them."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def test_the_size_is_that_of_what_the_network_sees(
     assert found == (None if size is None else [3, *size])
 
 
-def test_timm_writes_its_own_way(tmp_path: Path) -> None:
+def test_timm_writes_its_own_way(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     usual = {"mean": [0.5] * 3, "std": [0.2] * 3, "input_size": [3, 96, 128]}
     expected = {
         "architecture": "timm:resnet18",
@@ -139,6 +141,28 @@ def test_timm_writes_its_own_way(tmp_path: Path) -> None:
     assert passed_over == (
         "config.json builds it with act_layer, drop_rate, which was passed over",
     )
+
+
+def without_timm(name: str, *arguments: Any) -> Any:
+    return None if name == "timm" else find_spec(name, *arguments)
+
+
+def test_without_timm_the_tensors_may_tell(tmp_path: Path, monkeypatch: Any) -> None:
+    folder_of(tmp_path, {"architecture": "resnet8", "mean": [0.1] * 3, "std": [0.2] * 3})
+    monkeypatch.setattr("importlib.util.find_spec", without_timm)
+    spec = load_teacher(tmp_path, image_size=8).spec
+
+    assert (spec.architecture, spec.mean) == ("resnet8", (0.1,) * 3)
+    assert "config.json says timm:resnet8, and timm is not installed" in spec.assumptions[0]
+
+
+def test_without_timm_the_error_says_what_would_help(tmp_path: Path, monkeypatch: Any) -> None:
+    folder_of(tmp_path, {"architecture": "resnet10t"})
+    blocks = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    (tmp_path / "model.safetensors").write_bytes(to_safetensors(blocks, {}))
+    monkeypatch.setattr("importlib.util.find_spec", without_timm)
+    with pytest.raises(CheckpointError, match=r"timm is not installed \(pip install timm\)$"):
+        load_teacher(tmp_path)
 
 
 def test_what_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
