@@ -7,7 +7,7 @@ the former wants its images. Both are somebody else's: what makes no sense in th
 import importlib.util
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +140,9 @@ def _names(record: Any) -> list[str] | None:
 
 def _numbers(value: Any) -> list[float] | None:
     values = [value] if isinstance(value, (int, float)) else value
-    if not isinstance(values, Sequence) or isinstance(values, str):
+    if not isinstance(values, list) or not all(isinstance(item, (int, float)) for item in values):
         return None
-    return [float(item) for item in values if isinstance(item, (int, float))] or None
+    return [float(item) for item in values] or None
 
 
 def _read(path: Path) -> dict[str, Any]:

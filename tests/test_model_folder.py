@@ -179,6 +179,12 @@ def test_what_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
         assert facts_beside(tmp_path / "model.safetensors") == ({}, ())
 
 
+def test_a_mean_with_something_else_in_it_is_no_mean(tmp_path: Path) -> None:
+    for mean in ([0.5, "x", 0.5], [0.5, None], "0.5", {"r": 0.5}, []):
+        facts = facts_of(tmp_path, RESNET, {"image_mean": mean, "image_std": [0.5] * 3})
+        assert facts.keys() == {"architecture", "class_names"}
+
+
 def test_only_files_named_as_in_a_model_folder_ask_their_neighbours(tmp_path: Path) -> None:
     weights = folder_of(tmp_path, RESNET)
     other = weights.rename(tmp_path / "epoch_90.safetensors")
