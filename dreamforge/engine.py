@@ -30,8 +30,8 @@ from shared.teacher import Teacher
 
 SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is done rarely
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
-# Rates that do not move the inputs end within 1.1 of the first loss (each step sees another crop),
-# rates that throw them about from 1.6 on: digits and ResNet-20, rates of 1e-4 to 1000.
+# Of rates from 1e-4 to 1000: where inputs hardly move, losses end within 1.1 of the first (each
+# step sees another crop); where a ResNet-20's scenes are thrown about, at 1.6 times that or more.
 MOST_RISE = 1.5
 
 StepCallback = Callable[[int, dict[str, float]], None]
