@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dreamforge.cli_convert import CONVERSIONS
+from dreamforge.cli_convert import CONVERSIONS, TEACHER
 from dreamforge.cli_sets import SET_COMMANDS
 from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
@@ -31,12 +31,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--teacher",
-    type=FILE,
-    required=True,
-    help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
-)
+@TEACHER
 @click.option(
     "--out", type=FILE, default=Path("dreams.h5"), help="index file  [default: dreams.h5]"
 )

@@ -19,6 +19,12 @@ COMPRESS = click.option("--compress", "compression", is_flag=True, help="gzip th
 SHARD_SIZE = click.option(
     "--shard-size", type=int, metavar="N", help="images per shard  [default: 64 MiB of them]"
 )
+TEACHER = click.option(
+    "--teacher",
+    type=FILE,
+    required=True,
+    help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
+)
 
 
 def writing(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,12 +157,7 @@ def export(dreams: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> 
 
 @click.command("import")
 @click.argument("folder", metavar="FOLDER", type=FILE)
-@click.option(
-    "--teacher",
-    type=FILE,
-    required=True,
-    help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
-)
+@TEACHER
 @teacher_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
 @click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")

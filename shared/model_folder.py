@@ -13,10 +13,12 @@ from typing import Any
 
 from shared.architectures import transformers_models
 from shared.errors import CheckpointError
+from shared.records import read_numbers
+from shared.spec import SIGMOID, SOFTMAX
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the safer one first
 _MAX_BYTES = 16 * 2**20
-_ANSWERS = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax"}
+_ANSWERS = {"multi_label_classification": SIGMOID, "single_label_classification": SOFTMAX}
 _TIMM_ARGUMENTS = {"num_classes", "in_chans", "global_pool"}  # which the weights say themselves
 
 
@@ -99,7 +101,7 @@ def _preprocessing(images: Mapping[str, Any]) -> dict[str, Any]:
         facts["image_shape"] = [3, *size]
     mean, std = _numbers(images.get("image_mean")), _numbers(images.get("image_std"))
     if images.get("do_normalize") is False:
-        mean, std = [0.0], [1.0]
+        mean, std = (0.0,), (1.0,)
     if mean is None or std is None or len(mean) != len(std):
         return facts
     scale, offset = 1.0, 0.0
@@ -138,11 +140,8 @@ def _names(record: Any) -> list[str] | None:
     return None if len(given) != len(record) or given == invented else given
 
 
-def _numbers(value: Any) -> list[float] | None:
-    values = [value] if isinstance(value, (int, float)) else value
-    if not isinstance(values, list) or not all(isinstance(item, (int, float)) for item in values):
-        return None
-    return [float(item) for item in values] or None
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    return read_numbers([value] if isinstance(value, (int, float)) else value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,13 +17,14 @@ def _read_architecture(value: Any) -> str | None:
 
 
 def _read_size(value: Any) -> tuple[int, int] | None:
-    numbers = _read_numbers(value)
+    numbers = read_numbers(value)
     if numbers is None or len(numbers) != 3 or not all(1 <= size <= 16384 for size in numbers):
         return None
     return int(numbers[1]), int(numbers[2])
 
 
-def _read_numbers(value: Any) -> tuple[float, ...] | None:
+def read_numbers(value: Any) -> tuple[float, ...] | None:
+    """Return a sequence of finite numbers as a tuple, or None if it is anything else, or empty."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
     numbers = [item for item in value if isinstance(item, (int, float)) and math.isfinite(item)]
@@ -31,7 +32,7 @@ def _read_numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def _read_std(value: Any) -> tuple[float, ...] | None:
-    numbers = _read_numbers(value)
+    numbers = read_numbers(value)
     return numbers if numbers and min(numbers) > 0 else None
 
 
@@ -43,7 +44,7 @@ def _read_names(value: Any) -> tuple[str, ...] | None:
 
 def _read_side(value: Any) -> tuple[int, int] | None:
     """Read what scripts call the size of their inputs: a side, ``[H, W]`` or ``[C, H, W]``."""
-    numbers = _read_numbers(value if isinstance(value, Sequence) else [value])
+    numbers = read_numbers(value if isinstance(value, Sequence) else [value])
     if numbers is None or len(numbers) > 3 or not all(n == int(n) for n in numbers):
         return None
     sides = (1, *numbers * 2) if len(numbers) == 1 else (1, *numbers[-2:])
@@ -72,7 +73,7 @@ def _read_answers(value: Any) -> str | None:
 READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "architecture": ("architecture", _read_architecture),
     "image_shape": ("image_size", _read_size),
-    "mean": ("mean", _read_numbers),
+    "mean": ("mean", read_numbers),
     "std": ("std", _read_std),
     "class_names": ("class_names", _read_names),
     "answers": ("answers", _read_answers),
