@@ -10,6 +10,7 @@ from dreamforge.cli_convert import CONVERSIONS, TEACHER
 from dreamforge.cli_sets import SET_COMMANDS
 from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
+from dreamforge.remarks import remarks_on_loss
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
@@ -17,7 +18,6 @@ from shared.errors import ConfigError
 
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
 FILE = click.Path(path_type=Path)
-SUSPICIOUS_LOSS = 5.0  # sets of networks built as they were trained had 0.02 to 4.8
 
 
 @click.group(cls=Tool, context_settings=CONTEXT)
@@ -132,12 +132,8 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         "mean_confidence": result.quality.get("mean_confidence"),
         "mean_loss": result.quality.get("mean_loss"),
     }
-    loss = result.quality.get("mean_loss")
-    if loss is not None and loss > SUSPICIOUS_LOSS and _has_usual_loss(config):
-        say(
-            f"warning: the dreams' mean loss is {loss:.1f}, and 5 at most is usual: more --steps, "
-            "or the network is not built as it was trained (padding, activations, mean and std)"
-        )
+    for remark in remarks_on_loss(config, result.quality):
+        say(f"warning: {remark}")
     emit(record, as_json=as_json, render=lambda: _show_result(record))
 
 
@@ -199,14 +195,6 @@ def _run(
 
     with progress_display() as progress:
         return with_smaller_batches(run, loaded, config, out, may_lower=may_lower)
-
-
-def _has_usual_loss(config: SynthesisConfig) -> bool:
-    """Tell whether the loss is made up as by default, so that numbers can be compared."""
-    usual = SynthesisConfig()
-    names = ("method", "class_loss", "class_weight", "targets", "bn_distance", "bn_weight")
-    others = (config.diversity_weight, config.tv_weight, config.l2_weight)
-    return not any(others) and all(getattr(config, x) == getattr(usual, x) for x in names)
 
 
 def _show_result(record: dict[str, Any]) -> None:

@@ -38,14 +38,16 @@ class Checkpoint:
         tensors: On the CPU, any dtype, names without wrappers' prefixes.
         metadata: Plain values: the record our own files carry, or whatever scalars and strings
             stood beside the state dict.
-        path: The file, or None for weights from a dream set.
+        path: The file, or None for weights from elsewhere.
         notes: What was chosen of several things in the file, one sentence each.
+        source: What they are called where there is no file.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    source: str = "embedded weights"
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -89,6 +91,24 @@ def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:
     metadata = _safetensors_metadata(blob[:8], lambda size: blob[8 : 8 + size], origin)
     tensors = _guard_safetensors(lambda: safetensors.torch.load(blob), origin)
     return _checked(tensors, metadata, None, origin)
+
+
+def checkpoint_of(network: nn.Module, metadata: Mapping[str, Any], source: str) -> Checkpoint:
+    """Return the weights of a network at hand, on the CPU; ``source`` names it in errors.
+
+    Raises:
+        CheckpointError: If it has none, NaN or infinity among them, or packed ones, as quantised
+            layers have.
+    """
+    state = network.state_dict()
+    packed = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if packed:
+        raise CheckpointError(
+            f"{source}: {packed[0][:80]!r} is no tensor, as in quantised networks; expected the "
+            "network before that"
+        )
+    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    return replace(_checked(tensors, dict(metadata), None, source), source=source)
 
 
 def to_safetensors(network: nn.Module, metadata: Mapping[str, Any]) -> bytes:

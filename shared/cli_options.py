@@ -4,15 +4,13 @@ No torch at module level: ``--help`` must answer at once.
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from shared.config import AUTO, flag_of, options_of
+from shared.config import AUTO, flag_of, kind_of, options_of
 from shared.errors import ConfigError, InputFileError
 
 
@@ -31,7 +29,7 @@ def config_options(
         for field, chosen in reversed(options_of(config_class)):
             if field.name in without:
                 continue
-            kind = _plain_type(field.type)
+            kind = kind_of(field)
             flag, text = flag_of(field), chosen.help
             names = [flag, field.name]
             if chosen.flag:  # torchrun takes --n for its own --nnodes, so the long name works, too
@@ -71,12 +69,6 @@ def build_config(
         if name in names and value is not None
     }
     return config_class(**{**(preset or {}), **given})
-
-
-def _plain_type(annotation: Any) -> type:
-    """Return ``int`` of ``int | None``."""
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
-    return kinds[0] if kinds else annotation
 
 
 def _click_type(kind: type, chosen: Any) -> Any:

@@ -7,6 +7,8 @@ flags. No torch here: ``--help`` must answer at once.
 
 import dataclasses
 import math
+import types
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,12 @@ def options_of(config_class: Any) -> list[tuple[dataclasses.Field[Any], Option]]
         for field in dataclasses.fields(config_class)
         if "option" in field.metadata
     ]
+
+
+def kind_of(field: dataclasses.Field[Any]) -> type:
+    """Return the type of a field's values: ``int`` of ``int | None``."""
+    kinds = [kind for kind in typing.get_args(field.type) if kind is not types.NoneType]
+    return typing.cast("type", kinds[0] if kinds else field.type)
 
 
 def validate(config: Any) -> None:

@@ -17,7 +17,7 @@ from shared.classes import match_classes
 from shared.device import num_bytes_free
 from shared.errors import IncompatibleError, InputFileError
 from shared.imagefile import open_image
-from shared.spec import TeacherSpec
+from shared.spec import SIGMOID, TeacherSpec
 
 _EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
 _CROP_FRACTION = 0.875  # 224 of 256 pixels, torchvision's convention for evaluation
@@ -62,6 +62,38 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
         return open_findings(root, spec)
     labels, remarks = match_classes(list_classes(root), spec, source)
     return replace(read_image_folder(root, labels, spec.image_shape), remarks=remarks)
+
+
+def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
+    """Return images at hand, checked.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``, of the teacher's image shape.
+        labels: Whole numbers ``(N,)`` in [0, classes); or of several findings ``(N, C)``: 1, 0,
+            -1 not known.
+        spec: Of the teacher.
+
+    Raises:
+        IncompatibleError: If they are anything else.
+    """
+    shape = spec.image_shape
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or not len(images):
+        raise IncompatibleError(
+            f"eval_data: found images {images.dtype} {tuple(images.shape)}, expected torch.uint8 "
+            f"(N, {', '.join(map(str, shape))})"
+        )
+    of_findings = spec.answers == SIGMOID and labels.ndim == 2
+    expected = (len(images), spec.num_classes - 1) if of_findings else (len(images),)
+    low, high = (-1, 1) if of_findings else (0, spec.num_classes - 1)
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    fits = whole and tuple(labels.shape) == expected
+    if not fits or int(labels.min()) < low or int(labels.max()) > high:
+        raise IncompatibleError(
+            f"eval_data: found labels {labels.dtype} {tuple(labels.shape)}, expected whole numbers "
+            f"{expected} from {low} to {high}"
+        )
+    kind = torch.int8 if of_findings else torch.int64
+    return EvalData(images=images.cpu(), labels=labels.cpu().to(kind))
 
 
 def list_classes(root: Path) -> list[str]:

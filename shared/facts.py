@@ -121,7 +121,7 @@ class Facts:
             better_than: Returns what explains the network's statistics where a mean and std
                 (per channel) plainly do not; None otherwise.
         """
-        found = {"mean": self.find("mean"), "std": self.find("std")}
+        found = {name: self._of_channels(name, channels) for name in ("mean", "std")}
         for name in ("mean", "std"):
             given = self._arguments.get(name)
             if given is not None and _are_of_bytes(given):
@@ -150,6 +150,14 @@ class Facts:
                 f"{_scaling(better)}"
             )
         return mean, std
+
+    def _of_channels(self, name: str, channels: int) -> Any:
+        """Return the fact, but none that a file has for another number of channels."""
+        values = self.find(name)
+        if values is None or name in self._arguments or len(values) in (1, channels):
+            return values
+        self._note(f"recorded {name} ignored: found {len(values)} numbers for {channels} channels")
+        return None
 
     def answers(self, num_logits: int, last_step: LastStep | None) -> str:
         """Return what the logits are for: a ``softmax``, or a ``sigmoid`` each.

@@ -51,6 +51,18 @@ def facts_beside(weights: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     config, images = (
         _read(weights.with_name(name)) for name in ("config.json", "preprocessor_config.json")
     )
+    return facts_in(config, images)
+
+
+def facts_in(
+    config: Mapping[str, Any], images: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what the two records of a model say, like :func:`facts_beside`.
+
+    Args:
+        config: That of ``config.json``.
+        images: That of ``preprocessor_config.json``.
+    """
     timm = config.get("architecture")
     if isinstance(timm, str):
         return _of_timm(timm, config)

@@ -125,7 +125,7 @@ def teacher_from_checkpoint(
         ConfigError: If an argument is wrong.
         IncompatibleError: If they do not fit the architecture that ``spec`` alone names.
     """
-    origin = str(checkpoint.path or "embedded weights")
+    origin = str(checkpoint.path or checkpoint.source)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     arguments = {
         "architecture": architecture,

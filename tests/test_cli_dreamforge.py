@@ -77,7 +77,7 @@ def test_the_result_is_one_line_and_progress_goes_to_stderr(synth, tmp_path):
 )
 def test_a_loss_beyond_the_usual_is_said(synth, monkeypatch, factor, arguments, is_said):
     loss = json.loads(synth(*arguments, "--json").stdout)["mean_loss"]
-    monkeypatch.setattr("dreamforge.cli.SUSPICIOUS_LOSS", factor * loss)
+    monkeypatch.setattr("dreamforge.remarks.SUSPICIOUS_LOSS", factor * loss)
 
     again = synth(*arguments)
 

@@ -7,6 +7,7 @@ from shared.architectures.catalog import (
     find_candidate,
     is_factory,
 )
+from shared.architectures.held import held
 from shared.architectures.identify import (
     fit_by_position,
     identify,
@@ -43,6 +44,7 @@ __all__ = [
     "find_candidate",
     "fit_by_position",
     "has_values_of_its_own",
+    "held",
     "identify",
     "is_factory",
     "match_by_position",

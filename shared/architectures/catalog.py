@@ -1,5 +1,6 @@
 """The architectures known by name, and building one of them."""
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -29,6 +30,7 @@ from shared.architectures import (
     wide_resnet,
 )
 from shared.architectures.candidate import Candidate, Preprocessing, cifar_preprocessing
+from shared.architectures.held import held_network
 from shared.architectures.skeleton import (
     build_for_names,
     first_convolution,
@@ -61,11 +63,16 @@ def find_candidate(architecture: str) -> Candidate:
     """Return the candidate of a name that :class:`shared.spec.TeacherSpec` may have.
 
     The factory's module is imported, so such a name must come from the user and never from a
-    file; the working folder is searched too.
+    file; the working folder is searched too. Networks at hand come first
+    (:mod:`shared.architectures.held`).
 
     Raises:
         ConfigError: If there is no such architecture; the message has the nearest names.
     """
+    network = held_network(architecture)
+    if network is not None:
+        build = partial(_copy_of, network)
+        return Candidate(name=architecture, build=build, usual=partial(_guessed_usual, build))
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     if architecture.startswith("timm:"):
@@ -98,6 +105,10 @@ def timm_names() -> list[str]:
     if importlib.util.find_spec("timm") is None:
         return []
     return list(importlib.import_module("timm").list_models())
+
+
+def _copy_of(network: nn.Module, _num_classes: int) -> nn.Module:
+    return copy.deepcopy(network)
 
 
 def _timm_candidate(architecture: str) -> Candidate:

@@ -110,11 +110,11 @@ def _build(
             f"transformers cannot build {_name(model_type, settings)[:80]!r}: "
             f"{type(error).__name__}: {said}"
         ) from error
-    network.register_forward_hook(_logits)
+    network.register_forward_hook(logits_of)
     return network
 
 
-def _logits(module: nn.Module, inputs: Any, output: Any) -> Any:
+def logits_of(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Return of what the library's models answer what a classifier answers.
 
     What has no logits stays as it is: whoever tries the network says what it answers with.

@@ -1,0 +1,97 @@
+"""``dreamforge`` from Python."""
+
+from pathlib import Path
+from typing import Any
+
+from dreamforge.batch_size import settle_batch_size, with_smaller_batches
+from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
+from dreamforge.forge import SynthesisResult, synthesize
+from dreamforge.presets import PRESETS, preset_values
+from dreamforge.remarks import remarks_on_loss
+from dreamforge.units import usual_units
+from shared.api import (
+    TeacherSource,
+    call_text,
+    opened_teacher,
+    require_preset,
+    shown,
+    split_options,
+    warn,
+)
+from shared.cli_options import build_config
+from shared.device import describe_device, resolve_device
+from shared.dreamset import DreamSet
+from shared.progress import ProgressCallback
+from shared.provenance import provenance
+
+
+def synth(
+    teacher: TeacherSource,
+    out: Path | str = "dreams.h5",
+    *,
+    preset: str = "default",
+    device: str = "auto",
+    embed_teacher: bool = False,
+    overwrite: bool = False,
+    license: str = "unspecified",
+    progress: bool | ProgressCallback = True,
+    **options: Any,
+) -> DreamSet:
+    """Invert ``teacher`` into a dream set, and return the set.
+
+    Called again after an interruption, it goes on where it stopped; a finished set is opened.
+
+    Args:
+        teacher: An ``nn.Module`` that takes normalised ``(N, C, H, W)`` and answers with logits
+            ``(N, K)``, on any device; or the path of a checkpoint. It is left as it is.
+        out: Path of the index; the shards lie beside it.
+        preset: Settings of a paper; the options win.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        embed_teacher: Put the teacher's weights into the index.
+        overwrite: Remove the set that is there first.
+        license: SPDX name, for the provenance.
+        progress: Whether to show it on stderr; or a function that is told.
+        **options: Of the teacher ``image_size`` (pixels, or ``(H, W)``), ``mean`` and ``std`` (one
+            number, or one per channel, for pixels in [0, 1]), ``class_names``, ``answers``
+            (``softmax`` or ``sigmoid``) and, of a checkpoint, ``arch``. And every setting of
+            ``dreamforge synth``, a ``_`` for each ``-`` of its flag: ``num_images``, ``steps``...
+
+    Warns:
+        AssumptionWarning: Of what nobody said and was assumed.
+
+    Raises:
+        TypeError: If there is no such option.
+        DreamforgeError: As the command does; the classes are those of :mod:`shared.errors`.
+    """
+    path = Path(out)
+    settings, facts = split_options("synth", SynthesisConfig, options)
+    require_preset(preset, PRESETS)
+    where = resolve_device(device)
+    with opened_teacher(teacher, facts) as loaded:
+        warn(f"assumed: {text}" for text in loaded.spec.assumptions)
+        base = preset_values(preset, max(loaded.spec.image_shape[1:]))
+        asked = build_config(SynthesisConfig, settings, base)
+        refuse_for_sigmoids(asked, loaded.spec)
+        warn(usual_units(loaded, asked.method).remarks)
+        config, note = settle_batch_size(loaded, asked, where, path)
+        call = call_text("dreamforge.synth", {"out": path, "preset": preset, **options})
+        facts_of_run = provenance(device=describe_device(where), command=call)
+
+        def run(resolved: SynthesisConfig) -> SynthesisResult:
+            with shown(progress) as callback:
+                return synthesize(
+                    loaded,
+                    resolved,
+                    path,
+                    where,
+                    provenance=facts_of_run | {"license": license, "preset": preset},
+                    embed_teacher=embed_teacher,
+                    overwrite=overwrite,
+                    progress=callback,
+                )
+
+        may_lower = asked.batch_size is None
+        result = with_smaller_batches(run, loaded, config, path, may_lower=may_lower)
+    warn([note] if note else [])
+    warn((*result.notes, *remarks_on_loss(config, result.quality)))
+    return DreamSet.open(path)

@@ -1,0 +1,161 @@
+"""A network that somebody holds in Python, as a teacher: no file, no factory, nothing to import."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared.answers import plain_answers
+from shared.architectures import held, is_factory, resize
+from shared.architectures.transformers_models import logits_of
+from shared.checkpoint import Checkpoint, checkpoint_of
+from shared.errors import CheckpointError, ConfigError, DreamforgeError
+from shared.model_folder import facts_in
+from shared.seeding import generator
+from shared.spec import TeacherSpec
+from shared.teacher import Teacher, teacher_from_checkpoint
+
+_SAME = 1e-4  # of the largest logit: other kernels round otherwise
+_NUM_COMPARED = 4  # images
+
+
+@contextmanager
+def teacher_at_hand(
+    network: nn.Module, *, spec: TeacherSpec | None = None, **facts: Any
+) -> Iterator[Teacher]:
+    """Yield ``network`` as a teacher, on the CPU in float32; the network itself is left alone.
+
+    Where a known architecture with these weights gives the same answers, the teacher has its name,
+    and what is made from it needs no code of anybody. Otherwise the name is that of the network's
+    class, ``package.module:Class``, and within the block it stands for this network.
+
+    Args:
+        network: Takes normalised ``(N, C, H, W)``, answers with logits, or with something that has
+            ``logits``, as the models of transformers do. What wraps it (``DataParallel``,
+            ``torch.compile``) is taken off.
+        spec: What a dream set recorded of its teacher.
+        **facts: Arguments of :func:`shared.teacher.teacher_from_checkpoint`, but for the
+            architecture.
+
+    Raises:
+        CheckpointError: If its weights are no weights of a classifier with BatchNorm.
+        ConfigError: If a fact is wrong, or the network cannot be copied.
+    """
+    own = plain_copy(network)
+    record = _library_record(network)
+    if isinstance(record.get("model_type"), str):
+        own.register_forward_hook(logits_of)
+    checkpoint = checkpoint_of(own, facts_in(record, {})[0], class_name(network))
+    found = _recognised(own, checkpoint, spec, facts)
+    if found is not None:
+        yield found
+        return
+    recorded = spec.architecture if spec is not None else ""
+    name = recorded if is_factory(recorded) else class_name(network)
+    known = {key: value for key, value in checkpoint.metadata.items() if key != "architecture"}
+    checkpoint = replace(checkpoint, metadata=known)
+    with held(name, own):
+        yield teacher_from_checkpoint(checkpoint, architecture=name, spec=spec, **facts)
+
+
+def class_name(network: nn.Module) -> str:
+    """Return ``package.module:Class`` of the network that is left without its wrappers."""
+    kind = type(_unwrapped(network))
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def plain_copy(network: nn.Module) -> nn.Module:
+    """Return a copy without wrappers: on the CPU, in float32 and in evaluation mode.
+
+    Raises:
+        ConfigError: If it cannot be copied.
+    """
+    plain = _unwrapped(network)
+    if isinstance(plain, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{class_name(network)}: found TorchScript, expected an nn.Module of Python; pass the "
+            "network that was scripted"
+        )
+    try:
+        return copy.deepcopy(plain).cpu().float().eval()
+    except Exception as error:  # whatever hangs on somebody's module
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"{class_name(network)}: cannot be copied ({type(error).__name__}: {reason}); pass the "
+            "network alone, without what trains it"
+        ) from error
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(network, wrappers):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):  # torch.compile
+            network = inner
+        else:
+            return network
+
+
+def _library_record(network: nn.Module) -> Mapping[str, Any]:
+    """Return what a model of transformers or timm says of itself, as in its ``config.json``."""
+    network = _unwrapped(network)
+    config: Any = getattr(network, "config", None)
+    if hasattr(config, "model_type") and hasattr(config, "to_dict"):
+        # By way of JSON, as in the file: names of classes are then under strings.
+        record = json.loads(json.dumps(config.to_dict(), default=str))
+        return record if isinstance(record, dict) else {}
+    usual = getattr(network, "pretrained_cfg", None)
+    if isinstance(usual, dict) and isinstance(usual.get("architecture"), str):
+        return {"architecture": usual["architecture"], "pretrained_cfg": usual}
+    return {}
+
+
+def _recognised(
+    own: nn.Module, checkpoint: Checkpoint, spec: TeacherSpec | None, facts: Mapping[str, Any]
+) -> Teacher | None:
+    """Return the teacher that a known architecture makes of the weights, if it answers alike."""
+    try:
+        found = teacher_from_checkpoint(checkpoint, spec=spec, **facts)
+    except DreamforgeError:  # no known one, or not this one: what is wrong is said later
+        return None
+    known = copy.deepcopy(found.network)
+    plain_answers(known)
+    draws = generator(0, "compare")
+    images = torch.randn(_NUM_COMPARED, *found.spec.image_shape, generator=draws)
+    try:
+        with torch.no_grad():
+            expected, answer = own(images), known(images)
+    except Exception:  # noqa: BLE001  whatever somebody's forward may raise
+        return None
+    if not isinstance(expected, Tensor) or expected.shape != answer.shape:
+        return None
+    most = float(expected.abs().max())
+    return found if float((expected - answer).abs().max()) <= _SAME * most else None
+
+
+def student_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of ``network`` with a student's tensors, in evaluation mode on the CPU.
+
+    Args:
+        network: Whose copy the student was.
+        tensors: By the names of its state dict; channels may be missing.
+
+    Raises:
+        CheckpointError: If they are of another network.
+    """
+    student = plain_copy(network)
+    try:
+        resize(student, tensors)
+        student.load_state_dict(dict(tensors))
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(
+            f"{class_name(network)}: the student has other tensors ({reason})"
+        ) from error
+    return student

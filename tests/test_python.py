@@ -1,0 +1,322 @@
+"""The functions for Python: networks at hand, with nothing to import and no file."""
+
+import json
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import IMAGE_SHAPE, NUM_CLASSES, blobs
+from torch import Tensor, nn
+
+import dreamforge
+import recover
+from shared.api import AssumptionWarning
+from shared.architectures import build_network
+from shared.at_hand import teacher_at_hand
+from shared.errors import CheckpointError, ConfigError, IncompatibleError
+from shared.images import to_pixels
+from shared.teacher import Teacher
+
+pytestmark = pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
+FACTS = {"image_size": 8, "mean": 0.5, "std": 0.25}
+QUICK = {"progress": False, "device": "cpu"}
+
+
+class Own(nn.Module):
+    """A network that no catalog knows, and whose constructor nobody could guess."""
+
+    def __init__(self, teacher: nn.Module, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.inner = teacher
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.inner(inputs)
+        return self.gain * logits
+
+
+@pytest.fixture
+def own(tiny_teacher: Teacher) -> Own:
+    network = build_network("resnet8", num_classes=NUM_CLASSES)
+    network.load_state_dict(tiny_teacher.network.state_dict())
+    return Own(network, gain=1.25)
+
+
+def synth(network: nn.Module | Path, out: Path, **options: object) -> dreamforge.DreamSet:
+    chosen = {"num_images": 64, "steps": 4, "batch_size": 32, "compile": "off"}
+    return dreamforge.synth(network, out, **{**FACTS, **QUICK, **chosen, **options})
+
+
+def run(dreams: object, **options: object) -> recover.Recovered:
+    return recover.run(dreams, **{**QUICK, "steps": 6, "batch_size": 32, **options})
+
+
+def zeros(network: nn.Module) -> int:
+    """Of the weights that pruning may take: those of convolutions and linear layers."""
+    return sum(int((p == 0).sum()) for p in network.parameters() if p.ndim > 1)
+
+
+def test_a_network_at_hand_goes_all_the_way_and_comes_back_as_its_class(
+    own: Own, tmp_path: Path
+) -> None:
+    own.train()
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+
+    dreams = synth(own, tmp_path / "dreams.h5")
+    found = run(dreams, teacher=own, sparsity=0.5, out=tmp_path / "student")
+
+    assert type(found.network) is Own
+    assert found.network.gain == 1.25
+    report = found.report
+    assert zeros(found.network) == report.num_weights - report.num_kept
+    assert report.num_kept == report.num_weights - round(0.5 * report.num_weights)
+    # What the caller holds is as it was: its mode, its weights, and it can be trained.
+    assert own.training
+    assert all(torch.equal(before[name], value) for name, value in own.state_dict().items())
+    assert all(parameter.requires_grad for parameter in own.parameters())
+
+
+def test_the_set_holds_the_answers_of_the_network_itself(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+
+    batch = dreams.select(torch.arange(64))
+    own.eval()
+    with torch.no_grad():
+        expected = own((to_pixels(batch.images) - 0.5) / 0.25)
+
+    assert torch.allclose(batch.logits.float(), expected, rtol=1e-2, atol=1e-2)  # float16
+    assert dreams.manifest.teacher.architecture == "test_python:Own"
+
+
+def test_sparsity_zero_gives_back_a_network_that_answers_the_same(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+    found = run(dreams, teacher=own, sparsity=0.0, steps=0, repair_images=0, out=tmp_path / "s")
+
+    images = torch.randn(8, *IMAGE_SHAPE)
+    with torch.no_grad():
+        assert torch.equal(found.network(images), own.eval()(images))
+
+
+def test_channels_and_levels_come_back_as_the_class_too(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+    slim = run(dreams, teacher=own, channels=0.5, out=tmp_path / "slim")
+    levels = recover.run_sweep(
+        tmp_path / "dreams.h5",
+        teacher=own,
+        sparsity=[0.9, 0.5],
+        steps=6,
+        batch_size=32,
+        out=tmp_path / "levels",
+        **QUICK,
+    )
+
+    assert type(slim.network) is Own
+    assert sum(p.numel() for p in slim.network.parameters()) < sum(
+        p.numel() for p in own.parameters()
+    )
+    assert [level.report.sparsity for level in levels] == [0.5, 0.9]
+    assert [level.out.name for level in levels] == ["s0.5", "s0.9"]
+    assert zeros(levels[0].network) < zeros(levels[1].network)
+
+
+def test_the_same_call_again_reads_what_is_there(own: Own, tmp_path: Path) -> None:
+    arguments = {"teacher": own, "sparsity": 0.5, "out": tmp_path / "student"}
+    dreams = synth(own, tmp_path / "dreams.h5")
+    first = run(dreams, **arguments)
+    written = (tmp_path / "student" / "student.safetensors").stat().st_mtime_ns
+
+    again = run(synth(own, tmp_path / "dreams.h5"), **arguments)
+
+    assert (tmp_path / "student" / "student.safetensors").stat().st_mtime_ns == written
+    assert again.report == first.report
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        run(dreams, **{**arguments, "sparsity": 0.75})
+
+
+def test_a_call_gives_the_bytes_of_the_command(teacher_file: Path, tmp_path: Path) -> None:
+    dreams = synth(teacher_file, tmp_path / "dreams.h5", image_size=None, mean=None, std=None)
+    found = run(dreams, teacher=teacher_file, sparsity=0.5, out=tmp_path / "python")
+    words = ["--dreams", str(tmp_path / "dreams.h5"), "--teacher", str(teacher_file)]
+    words += ["--sparsity", "0.5", "--steps", "6", "--batch-size", "32", "--device", "cpu"]
+    subprocess.run(
+        [sys.executable, "-m", "recover", "run", *words, "--out", str(tmp_path / "command")],
+        check=True,
+        capture_output=True,
+    )
+
+    files = [tmp_path / name / "student.safetensors" for name in ("python", "command")]
+    if torch.get_num_threads() == 1:  # of several, sums are added in another order
+        environment = subprocess.run(
+            [sys.executable, "-c", "import torch; print(torch.get_num_threads())"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        if environment.strip() == "1":
+            assert files[0].read_bytes() == files[1].read_bytes()
+    reports = [json.loads((f.parent / "report.json").read_text()) for f in files]
+    assert [r["num_kept"] for r in reports] == [found.report.num_kept] * 2
+    assert reports[0]["config"] == reports[1]["config"]
+    assert reports[0]["provenance"]["command"].startswith("recover.run(")
+
+
+def test_images_at_hand_judge_a_student(own: Own, tmp_path: Path) -> None:
+    images, labels = blobs(64, seed=5)
+    dreams = synth(own, tmp_path / "dreams.h5")
+    found = run(dreams, teacher=own, out=tmp_path / "s", eval_data=(images, labels))
+
+    with torch.no_grad():
+        answers = found.network((to_pixels(images) - 0.5) / 0.25).argmax(1)
+    accuracy = found.report.recovered.accuracy
+    assert accuracy == pytest.approx(float((answers == labels).float().mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(4, 3, 9, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4)),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.full((4,), NUM_CLASSES)),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.full((4,), -1)),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)),
+    ],
+)
+def test_images_that_are_none_are_refused(
+    images: Tensor, labels: Tensor, own: Own, tmp_path: Path
+) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+    with pytest.raises(IncompatibleError, match="eval_data: found"):
+        run(dreams, teacher=own, out=tmp_path / "s", eval_data=(images, labels))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_known_network_has_its_name_and_needs_no_code(own: Own, tmp_path: Path) -> None:
+    synth(own.inner, tmp_path / "dreams.h5", embed_teacher=True)
+
+    found = run(tmp_path / "dreams.h5", sparsity=0.5, out=tmp_path / "s")
+
+    assert found.report.provenance["teacher"]["architecture"] == "resnet8"
+    assert zeros(found.network) == found.report.num_weights - found.report.num_kept
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_what_wraps_a_network_is_taken_off(wrap: object, own: Own) -> None:
+    with teacher_at_hand(wrap(own.inner), image_size=8) as teacher:  # type: ignore[operator]
+        assert teacher.spec.architecture == "resnet8"
+
+
+def test_the_same_tensors_in_another_forward_are_another_network(own: Own) -> None:
+    class Doubled(type(own.inner)):  # type: ignore[misc]
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 2 * super().forward(inputs)
+
+    own.inner.__class__ = Doubled
+    with teacher_at_hand(own.inner, image_size=8) as teacher:
+        assert teacher.spec.architecture.endswith("Doubled")
+        images = torch.randn(4, *IMAGE_SHAPE)
+        assert torch.equal(teacher.network(images), own.inner.eval()(images))
+
+
+def test_two_networks_of_one_class_do_not_get_in_each_others_way(own: Own) -> None:
+    other = Own(build_network("resnet14", num_classes=3), gain=2.0)
+    with teacher_at_hand(own, image_size=8), teacher_at_hand(other, image_size=8) as inside:
+        assert inside.spec.num_classes == 3
+    with teacher_at_hand(own, image_size=8) as alone:
+        assert alone.spec.num_classes == NUM_CLASSES
+
+
+def test_half_precision_is_inverted_in_float32(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own.half(), tmp_path / "dreams.h5")
+
+    assert next(own.parameters()).dtype == torch.float16
+    found = run(dreams, teacher=own, out=tmp_path / "s")
+    assert next(found.network.parameters()).dtype == torch.float32
+
+
+def test_it_works_outside_of_the_main_thread(own: Own, tmp_path: Path) -> None:
+    results: list[recover.Recovered] = []
+
+    def work() -> None:
+        dreams = synth(own, tmp_path / "dreams.h5")
+        results.append(run(dreams, teacher=own, out=tmp_path / "s"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert results[0].report.num_kept > 0
+
+
+def test_what_was_assumed_is_warned_of_in_the_callers_name(own: Own, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dreamforge.synth(
+            own, tmp_path / "d.h5", num_images=4, steps=1, image_size=8, compile="off", **QUICK
+        )
+
+    assumed = [w for w in caught if issubclass(w.category, AssumptionWarning)]
+    assert any("mean" in str(w.message) for w in assumed)
+    assert {Path(w.filename).name for w in assumed} == {"test_python.py"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"step": 3}, "did you mean 'steps'"), ({"hurry": True}, "unexpected option 'hurry'")],
+)
+def test_an_option_that_does_not_exist_is_a_type_error(
+    options: dict[str, object], message: str, own: Own, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        dreamforge.synth(own, tmp_path / "d.h5", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": "3"}, "--steps: found '3', of type str; expected int"),
+        ({"steps": True}, "of type bool; expected int"),
+        ({"lr": "0.1"}, "expected float"),
+        ({"flip": 1}, "expected bool"),
+        ({"steps": 0}, "--steps: found 0, expected at least 1"),
+        ({"preset": "best"}, "preset: found 'best', expected one of default"),
+        ({"arch": "resnet8"}, "the network is at hand"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(
+    options: dict[str, object], message: str, own: Own, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dreamforge.synth(own, tmp_path / "d.h5", image_size=8, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_networks_that_cannot_be_taken_are_refused_in_one_line(own: Own) -> None:
+    locked = Own(own.inner, gain=1.0)
+    locked.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="Own: cannot be copied"), teacher_at_hand(locked):
+        pass
+
+    class Packed(nn.Linear):
+        def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:  # type: ignore[no-untyped-def]
+            destination[prefix + "packed"] = (1, 2)
+
+    quantised = nn.Sequential(own.inner, Packed(NUM_CLASSES, 2))
+    with pytest.raises(CheckpointError, match="no tensor, as in quant"), teacher_at_hand(quantised):
+        pass
+
+
+@pytest.mark.parametrize("package", ["dreamforge", "recover"])
+def test_importing_a_package_does_not_import_torch(package: str) -> None:
+    code = f"import sys, {package}; assert 'torch' not in sys.modules; {package}.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'recover' has no attribute 'walk'"):
+        recover.walk  # noqa: B018
