@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shared.architectures import build_network, find_candidate
+from shared.at_hand import teacher_at_hand
 from shared.checkpoint import load_checkpoint, save_network
 from shared.errors import ConfigError
 from shared.teacher import load_teacher
@@ -172,3 +173,47 @@ def test_a_folder_of_timm(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(model.eval()(inputs), teacher.network(inputs), atol=1e-5)
     assert load_checkpoint(tmp_path).path == tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_model_at_hand_says_what_it_is(kind: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, kind)
+    with teacher_at_hand(model, image_size=32, mean=(0.5,), std=(0.3,)) as teacher:
+        assert teacher.spec.architecture.startswith(f"transformers:{kind}")
+        assert teacher.spec.class_names == ("cat", "dog", "eel")
+        inputs = teacher.normalize(some_images().float() / 255)
+        with torch.no_grad():
+            assert torch.allclose(teacher.network(inputs), model(inputs).logits, atol=1e-5)
+
+
+def test_somebodys_subclass_of_a_model_is_taken_for_itself(tmp_path: Path) -> None:
+    model = saved(tmp_path, "resnet")
+
+    class Doubled(type(model)):  # type: ignore[misc]
+        def forward(self, *given: Any, **named: Any) -> Any:
+            answer = super().forward(*given, **named)
+            answer.logits = 2 * answer.logits
+            return answer
+
+    model.__class__ = Doubled
+    with teacher_at_hand(model, image_size=32, mean=(0.5,), std=(0.3,)) as teacher:
+        assert teacher.spec.architecture.endswith("Doubled")
+        inputs = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(teacher.network(inputs), model(inputs).logits)
+
+
+def test_a_gray_model_of_timm_at_hand_has_no_use_for_three_means() -> None:
+    model = timm.create_model("resnet10t", num_classes=3, in_chans=1).eval()
+    with teacher_at_hand(model, image_size=32) as teacher:
+        assert teacher.spec.architecture == "timm:resnet10t"
+        assert len(teacher.spec.mean) == len(teacher.spec.std) == 1
+        assert any("found 3 numbers for 1 channels" in text for text in teacher.spec.assumptions)
+
+
+def test_a_model_of_timm_at_hand_brings_its_preprocessing() -> None:
+    model = timm.create_model("efficientnet_lite0", num_classes=3).eval()
+    with teacher_at_hand(model) as teacher:
+        assert teacher.spec.architecture == "timm:efficientnet_lite0"
+        assert teacher.spec.mean == pytest.approx(model.pretrained_cfg["mean"])
+        assert teacher.spec.image_shape == model.pretrained_cfg["input_size"]
