@@ -20,7 +20,9 @@ import dreamforge
 import recover
 from shared.api import AssumptionWarning
 from shared.architectures import build_network
+from shared.architectures.held import held_network
 from shared.at_hand import teacher_at_hand
+from shared.checkpoint import save_network
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
 from shared.images import to_pixels
 from shared.teacher import Teacher
@@ -226,6 +228,21 @@ def test_two_networks_of_one_class_do_not_get_in_each_others_way(own: Own) -> No
         assert inside.spec.num_classes == 3
     with teacher_at_hand(own, image_size=8) as alone:
         assert alone.spec.num_classes == NUM_CLASSES
+    assert held_network(alone.spec.architecture) is None  # nothing is kept of what was held
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["at hand", "file"])
+def test_a_student_of_a_single_logit_answers_with_one(as_file: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    network = build_network("resnet8", num_classes=1).eval()
+    save_network(tmp_path / "one.safetensors", network, {})
+    teacher = tmp_path / "one.safetensors" if as_file else network
+
+    dreams = synth(teacher, tmp_path / "dreams.h5")
+    found = run(dreams, teacher=teacher, sparsity=0.0, steps=0, repair_images=0, out=tmp_path / "s")
+
+    images = torch.randn(5, *IMAGE_SHAPE)
+    with torch.no_grad():
+        assert torch.equal(found.network(images), network(images))
 
 
 def test_half_precision_is_inverted_in_float32(own: Own, tmp_path: Path) -> None:
