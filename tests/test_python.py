@@ -232,7 +232,7 @@ def test_two_networks_of_one_class_do_not_get_in_each_others_way(own: Own) -> No
 
 
 @pytest.mark.parametrize("as_file", [False, True], ids=["at hand", "file"])
-def test_a_student_of_a_single_logit_answers_with_one(as_file: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_a_student_of_a_single_logit_answers_with_one(as_file: bool, tmp_path: Path) -> None:
     network = build_network("resnet8", num_classes=1).eval()
     save_network(tmp_path / "one.safetensors", network, {})
     teacher = tmp_path / "one.safetensors" if as_file else network
