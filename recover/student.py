@@ -21,6 +21,7 @@ from shared.architectures import (
 )
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError, IncompatibleError
+from shared.layout import spare_images
 from shared.seeding import derive_seed
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
@@ -111,19 +112,24 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
 def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) -> None:
     """Send images through: does the size fit, are logits of the right classes what comes out?
 
+    A network that changes its images is told so (:func:`shared.layout.spare_images`).
+
     Raises:
         IncompatibleError: If not.
     """
     size = "x".join(map(str, spec.image_shape))
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *spec.image_shape))
+            images = torch.zeros(2, *spec.image_shape)
+            logits = network.eval()(images)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
         raise IncompatibleError(
             f"--student {architecture}: does not take the dreams' images of {size} ({reason}); "
             "choose an architecture made for such images"
         ) from error
+    if images._version > 0:
+        spare_images(network)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != (2, spec.num_classes):
         raise IncompatibleError(

@@ -5,6 +5,7 @@ both, and what is assigned name by name comes out as two parameters, which train
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +47,8 @@ def tie(network: nn.Module, shared: Sequence[Names]) -> None:
                 )
             path, _, own = name.rpartition(".")
             module = network.get_submodule(path)
-            (module._parameters if own in module._parameters else module._buffers)[own] = tensor
+            own_tensors: Any = module._parameters if own in module._parameters else module._buffers
+            own_tensors[own] = tensor
 
 
 def _get(network: nn.Module, name: str) -> torch.Tensor:

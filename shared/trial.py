@@ -10,7 +10,7 @@ from torch.func import functional_call
 from shared.answers import LastStep, find_last_step
 from shared.architectures import Match, is_factory
 from shared.errors import ConfigError
-from shared.layout import settle_layout
+from shared.layout import settle_layout, spare_images
 
 _MAX_CHECKED_PIXELS = 2**20
 _NUM_TRIED = 2  # images: of a single one a forward may squeeze the batch away
@@ -23,7 +23,8 @@ USUAL_SIDES = tuple(map(int, _USUAL.split()))
 def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> tuple[int, bool]:
     """Send images of ``shape`` ``(C, H, W)`` through: do they fit, are logits what comes out?
 
-    A network that cannot do with channels last is told so (:mod:`shared.layout`).
+    A network that cannot do with channels last, or changes its images, is told so
+    (:mod:`shared.layout`).
 
     Returns:
         The number of logits: the head's, or what a factory makes of it; and whether they are rows,
@@ -35,11 +36,14 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
     # Without memory where images are huge, whatever a file says of its image size; not always,
     # because PyTorch then loads a second and a half of Python first.
     device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
+    images = torch.zeros(_NUM_TRIED, *shape, device=device)
     try:
-        logits = _answer(network, shape, device)
+        logits = _answer(network, images)
+        if images._version > 0:  # how often a tensor was written into
+            spare_images(network)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
-        if _takes_one_image(network, shape, device):
+        if _takes_one_image(network, images[:1]):
             raise ConfigError(
                 f"{match.architecture} takes a single image at a time, as forwards with view(-1) "
                 "do, expected batches; let it keep the first dimension"
@@ -100,7 +104,7 @@ def sides_instead(network: nn.Module, in_channels: int, size: tuple[int, int]) -
         Likeliest first; none where the network takes ``size``.
     """
     with suppress(Exception):  # whatever somebody's forward may raise
-        _answer(network, (in_channels, *size), "cpu")
+        _answer(network, torch.zeros(_NUM_TRIED, in_channels, *size))
         return []
     return _sides_taken(network, in_channels)
 
@@ -109,25 +113,23 @@ def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
     taken = []
     for side in USUAL_SIDES:
         with suppress(Exception):
-            _answer(network, (in_channels, side, side), "meta")  # nothing but shapes is computed
+            # Nothing but shapes is computed.
+            _answer(network, torch.zeros(_NUM_TRIED, in_channels, side, side, device="meta"))
             taken.append(side)
     return taken
 
 
-def _takes_one_image(network: nn.Module, shape: tuple[int, int, int], device: str) -> bool:
+def _takes_one_image(network: nn.Module, image: Tensor) -> bool:
     with suppress(Exception):  # whatever somebody's forward may raise
-        _answer(network, shape, device, num_images=1)
+        _answer(network, image)
         return True
     return False
 
 
-def _answer(
-    network: nn.Module, shape: tuple[int, int, int], device: str, num_images: int = _NUM_TRIED
-) -> object:
-    """Send black images of ``shape`` through copies of the tensors on ``device``."""
+def _answer(network: nn.Module, images: Tensor) -> object:
+    """Send images through copies of the network's tensors on their device."""
     # By their first names: a module that has two is computed with the tensors of both.
     values = {**dict(network.named_buffers()), **dict(network.named_parameters())}
-    tensors = {name: tensor.to(device) for name, tensor in values.items()}
-    images = torch.zeros(num_images, *shape, device=device)
+    tensors = {name: tensor.to(images.device) for name, tensor in values.items()}
     with torch.no_grad():
         return functional_call(network.eval(), tensors, (images,))

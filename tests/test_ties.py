@@ -73,7 +73,7 @@ def test_two_tensors_for_the_one_that_is_shared_are_refused_in_one_line(network:
     tensors["second.weight"][0, 0, 0, 0] += 1
 
     with pytest.raises(
-        CheckpointError, match="'first.weight' and 'second.weight' differ"
+        CheckpointError, match=r"'first\.weight' and 'second\.weight' differ"
     ) as caught:
         load(tensors)
     assert "\n" not in str(caught.value)
