@@ -25,6 +25,7 @@ from shared.layout import spare_images
 from shared.seeding import derive_seed
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
+from shared.trial import refuse_without_gradient
 
 
 def origin_of_student(config: RecoverConfig, teacher: Teacher) -> tuple[Teacher, tuple[str, ...]]:
@@ -116,12 +117,12 @@ def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) ->
 
     Raises:
         IncompatibleError: If not.
+        ConfigError: If the logits have no gradient.
     """
     size = "x".join(map(str, spec.image_shape))
     try:
-        with torch.no_grad():
-            images = torch.zeros(2, *spec.image_shape)
-            logits = network.eval()(images)
+        images = torch.zeros(2, *spec.image_shape).requires_grad_() * 1  # may be written into
+        logits = network.eval()(images)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
         raise IncompatibleError(
@@ -136,6 +137,7 @@ def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) ->
             f"--student {architecture}: answers two images with {found}, expected logits of shape "
             f"(2, {spec.num_classes}): the teacher has {spec.num_classes} classes"
         )
+    refuse_without_gradient(f"--student {architecture}:", logits)
 
 
 def _other_preprocessing(checkpoint: Checkpoint, spec: TeacherSpec) -> tuple[str, ...]:

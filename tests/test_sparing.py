@@ -51,7 +51,7 @@ class Clipping(Plain):
         return super().forward(inputs.relu_())
 
 
-def load(kind: Callable[[], nn.Module]) -> Teacher:
+def load(kind: Callable[[], nn.Module], image_size: int = 8) -> Teacher:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = kind()
@@ -60,7 +60,11 @@ def load(kind: Callable[[], nn.Module]) -> Teacher:
     checkpoint = Checkpoint(tensors=network.eval().state_dict(), metadata={})
     with held("somebodys:Network", network):
         return teacher_from_checkpoint(
-            checkpoint, architecture="somebodys:Network", image_size=8, mean=(0.0,), std=(1.0,)
+            checkpoint,
+            architecture="somebodys:Network",
+            image_size=image_size,
+            mean=(0.0,),
+            std=(1.0,),
         )
 
 
