@@ -28,6 +28,7 @@ from recover.operations import (
     keeps_channels,
     tensors_in,
 )
+from shared.ties import shared_names
 
 Axis = tuple[str, int]  # a parameter or buffer, and which of its dimensions
 
@@ -101,6 +102,7 @@ class _Watch(TorchDispatchMode):
         self._names: dict[int, str] = {}
         for name, tensor in (*network.named_parameters(), *network.named_buffers()):
             self._names.setdefault(id(tensor), name)
+        self._shared = shared_names(network)
         self._kept_alive: list[object] = []  # so that no identity is taken twice
         self._identities = Identities()
         self._channels: dict[int, Channels] = {}  # by identity of an activation
@@ -172,6 +174,9 @@ class _Watch(TorchDispatchMode):
             name: tuple(unit_of.get(root) for root in self._identities.roots(channels))
             for name, channels in self._inputs.items()
         }
+        # Layers that share a weight take in the same units: what it is used for was united.
+        for first, *others in self._shared:
+            inputs |= {name: inputs[first] for name in others if first in inputs}
         return Coupling(groups=tuple(groups), inputs=inputs, places=self._places)
 
     def _follow(

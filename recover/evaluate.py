@@ -122,7 +122,7 @@ class Judge:
             agreement=on_dreams if self.real is None else on_real,
             agreement_on_dreams=on_dreams,
             auroc=_area(self.real, logits_on_real),
-            sparsity=1 - num_left / num_weights,
+            sparsity=1 - num_left / num_weights if num_weights else 0.0,
             num_nonzero=num_left,
             **self._likeness(network, name),
         )

@@ -43,8 +43,16 @@ def _convolution_before(norm: Node, modules: dict[str, nn.Module]) -> Node | Non
     source = norm.args[0] if norm.args else None
     if not isinstance(source, Node) or source.op != "call_module" or len(source.users) != 1:
         return None
-    # Exact types: a subclass may do more with its weights.
-    return source if type(modules[str(source.target)]) in CONVOLUTIONS else None
+    # Exact types: a subclass may do more with its weights. So may hooks: old weight_norm computes
+    # the weight in one.
+    convolution = modules[str(source.target)]
+    if type(convolution) not in CONVOLUTIONS or _has_hooks(convolution):
+        return None
+    return None if _has_hooks(modules[str(norm.target)]) else source
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def _has_statistics(module: nn.Module) -> bool:

@@ -11,13 +11,14 @@ from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.holdout import Split, split_rows
 from recover.pattern import pattern_sparsity
-from recover.remarks import few_held_out
+from recover.remarks import few_held_out, never_pruned
 from recover.student import origin_of_student
 from shared.device import resolve_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.feed import Feed
+from shared.magnitude import prunable_weights, unprunable_layers
 from shared.spec import SIGMOID, TeacherSpec
 from shared.teacher import Teacher
 
@@ -87,8 +88,10 @@ def prepare(
     device = resolve_device(config.device)
     config = resolved(config, teacher)
     origin, remarks = origin_of_student(config, teacher)
+    _refuse_unprunable(origin)
     whole_layers(origin.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)
+    warnings += never_pruned(unprunable_layers(origin.network))
     warnings += _count(dreams, split, config, teacher.spec.num_classes)
     _refuse_empty_parts(min(config.batch_size, len(split.train)), group)
     feed = Feed(dreams, split.train, config.batch_size, device, config.seed)
@@ -179,6 +182,16 @@ def _compare(teacher: TeacherSpec, recorded: TeacherSpec, mismatch_is_fine: bool
     if not mismatch_is_fine:
         raise IncompatibleError(f"{text}; pass that teacher, or --allow-teacher-mismatch")
     return [*warnings, text]
+
+
+def _refuse_unprunable(origin: Teacher) -> None:
+    if prunable_weights(origin.network):
+        return
+    advice = "".join(never_pruned(unprunable_layers(origin.network)))
+    raise IncompatibleError(
+        f"{origin.spec.architecture}: no convolution or linear layer to prune, expected one whose "
+        f"weight is a parameter{f' ({advice})' if advice else ''}"
+    )
 
 
 def _refuse_empty_parts(num_rows_per_batch: int, group: Group) -> None:

@@ -34,6 +34,22 @@ def few_held_out(num_held_out: int, num_dreams: int, holdout: float) -> list[str
     ]
 
 
+def never_pruned(layers: Sequence[str]) -> list[str]:
+    """Return a sentence if layers cannot be pruned; else nothing.
+
+    Args:
+        layers: Their names.
+    """
+    if not layers:
+        return []
+    named = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+    return [
+        f"never pruned, since their weights are computed from other tensors (weight_norm, "
+        f"spectral_norm): {named}; where that should be, save the network without it "
+        "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+    ]
+
+
 def worse_than_before(stages: Mapping[str, StageRecord], num_held_out: int) -> list[str]:
     """Return a sentence if the taught student is clearly worse than what it was taught from.
 

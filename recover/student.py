@@ -21,9 +21,11 @@ from shared.architectures import (
 )
 from shared.checkpoint import Checkpoint, load_checkpoint
 from shared.errors import CheckpointError, IncompatibleError
+from shared.layout import spare_images
 from shared.seeding import derive_seed
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
+from shared.trial import refuse_without_gradient
 
 
 def origin_of_student(config: RecoverConfig, teacher: Teacher) -> tuple[Teacher, tuple[str, ...]]:
@@ -111,25 +113,31 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
 def require_fitting(network: nn.Module, architecture: str, spec: TeacherSpec) -> None:
     """Send images through: does the size fit, are logits of the right classes what comes out?
 
+    A network that changes its images is told so (:func:`shared.layout.spare_images`).
+
     Raises:
         IncompatibleError: If not.
+        ConfigError: If the logits have no gradient.
     """
     size = "x".join(map(str, spec.image_shape))
     try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *spec.image_shape))
+        images = torch.zeros(2, *spec.image_shape).requires_grad_() * 1  # may be written into
+        logits = network.eval()(images)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
         raise IncompatibleError(
             f"--student {architecture}: does not take the dreams' images of {size} ({reason}); "
             "choose an architecture made for such images"
         ) from error
+    if images._version > 0:
+        spare_images(network)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != (2, spec.num_classes):
         raise IncompatibleError(
             f"--student {architecture}: answers two images with {found}, expected logits of shape "
             f"(2, {spec.num_classes}): the teacher has {spec.num_classes} classes"
         )
+    refuse_without_gradient(f"--student {architecture}:", logits)
 
 
 def _other_preprocessing(checkpoint: Checkpoint, spec: TeacherSpec) -> tuple[str, ...]:

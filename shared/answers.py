@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.layout import spare_images, spares_images
 from shared.spec import SIGMOID, SOFTMAX
 
 _LEAST = 1e-30  # of a probability: below, gradients of its logarithm are no numbers
@@ -76,7 +77,12 @@ def plain_answers(network: nn.Module) -> None:
 
 
 def answer_alike(network: nn.Module, other: nn.Module) -> None:
-    """Let ``other``, another form of ``network`` without what was put behind it, answer like it."""
+    """Let ``other``, another form of ``network`` without its hooks, answer like it.
+
+    It leaves its images alone where ``network`` does (:func:`shared.layout.spare_images`).
+    """
+    if spares_images(network):
+        spare_images(other)
     for hook in network._forward_hooks.values():
         if hook in _OURS and hook not in other._forward_hooks.values():
             other.register_forward_hook(hook)

@@ -32,6 +32,7 @@ from shared.facts import Facts
 from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
 from shared.statedict import strip_prefixes, under_shared_prefix
+from shared.ties import shared_names, tie
 
 
 def find_architecture(
@@ -144,6 +145,9 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
     """Return the network with copies of the tensors, float32 as a rule, and notes.
 
     It is not initialised first, where that can be helped.
+
+    Raises:
+        CheckpointError: If tensors differ that are one and the same in the network.
     """
     replaced: list[str] = []
 
@@ -171,7 +175,9 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
     state = OrderedDict(weights | counters)
     # MNASNet refuses weights that do not say of which version of its code they are: of this one.
     state._metadata = expected._metadata  # type: ignore[attr-defined]
+    shared = shared_names(network)
     network.load_state_dict(state, strict=True, assign=True)
+    tie(network, shared)
     return network, replaced
 
 

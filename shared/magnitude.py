@@ -26,6 +26,18 @@ def prunable_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
+def unprunable_layers(network: nn.Module) -> list[str]:
+    """Return the names of convolutions and linear layers whose weight is no parameter.
+
+    It is computed from others whenever the layer is called, as with a weight norm.
+    """
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear)) and module._parameters.get("weight") is None
+    ]
+
+
 def num_weights_kept(num_weights: int, sparsity: float) -> int:
     """Return how many of ``num_weights`` are kept at ``sparsity``: the nearest integer."""
     return round((1 - sparsity) * num_weights)

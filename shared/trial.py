@@ -10,9 +10,11 @@ from torch.func import functional_call
 from shared.answers import LastStep, find_last_step
 from shared.architectures import Match, is_factory
 from shared.errors import ConfigError
-from shared.layout import settle_layout
+from shared.layout import settle_layout, spare_images
+from shared.seeding import generator
 
 _MAX_CHECKED_PIXELS = 2**20
+_ROUNDING = 1e-4  # of the largest logit
 _NUM_TRIED = 2  # images: of a single one a forward may squeeze the batch away
 # What people resize images to, the commonest first: of several that a network takes it is that.
 _USUAL = "224 32 28 64 48 96 128 256 299 112 150 160 180 192 200 227 240 300 320 384 448 512"
@@ -23,7 +25,8 @@ USUAL_SIDES = tuple(map(int, _USUAL.split()))
 def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) -> tuple[int, bool]:
     """Send images of ``shape`` ``(C, H, W)`` through: do they fit, are logits what comes out?
 
-    A network that cannot do with channels last is told so (:mod:`shared.layout`).
+    Its parameters no longer require a gradient. A network that cannot do with channels last, or
+    changes its images, is told so (:mod:`shared.layout`).
 
     Returns:
         The number of logits: the head's, or what a factory makes of it; and whether they are rows,
@@ -34,12 +37,21 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
     """
     # Without memory where images are huge, whatever a file says of its image size; not always,
     # because PyTorch then loads a second and a half of Python first.
+    network.requires_grad_(False)  # what an answer's gradient is asked for are images
     device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
+    is_own = is_factory(match.architecture)  # what is in the catalog is known to be sound
+    # No leaf: a first step in place is not allowed on those.
+    images = torch.zeros(_NUM_TRIED, *shape, device=device, requires_grad=is_own) * 1
     try:
-        logits = _answer(network, shape, device)
+        logits = _answer(network, images)
+        if images._version > 0:  # how often a tensor was written into
+            spare_images(network)
     except Exception as error:  # whatever somebody's forward may raise
         reason = " ".join(str(error).split())[:120]
-        if _takes_one_image(network, shape, device):
+        images = images.detach().zero_()
+        if is_own and _takes(network, images):
+            raise _without_gradient(match.architecture, f": {reason}") from error
+        if _takes(network, images[:1]):
             raise ConfigError(
                 f"{match.architecture} takes a single image at a time, as forwards with view(-1) "
                 "do, expected batches; let it keep the first dimension"
@@ -61,6 +73,10 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
             f"{match.architecture} answers {_NUM_TRIED} images with {found}, expected one tensor "
             f"of logits, ({_NUM_TRIED}, {match.num_classes}); {advice} to invert"
         )
+    if is_own:
+        refuse_without_gradient(match.architecture, logits)
+    if is_own and device == "cpu":
+        _refuse_draws(network, shape, match)
     return logits.numel() // _NUM_TRIED, logits.ndim == 2
 
 
@@ -100,7 +116,7 @@ def sides_instead(network: nn.Module, in_channels: int, size: tuple[int, int]) -
         Likeliest first; none where the network takes ``size``.
     """
     with suppress(Exception):  # whatever somebody's forward may raise
-        _answer(network, (in_channels, *size), "cpu")
+        _answer(network, torch.zeros(_NUM_TRIED, in_channels, *size))
         return []
     return _sides_taken(network, in_channels)
 
@@ -109,25 +125,59 @@ def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
     taken = []
     for side in USUAL_SIDES:
         with suppress(Exception):
-            _answer(network, (in_channels, side, side), "meta")  # nothing but shapes is computed
+            # Nothing but shapes is computed.
+            _answer(network, torch.zeros(_NUM_TRIED, in_channels, side, side, device="meta"))
             taken.append(side)
     return taken
 
 
-def _takes_one_image(network: nn.Module, shape: tuple[int, int, int], device: str) -> bool:
+def refuse_without_gradient(architecture: str, logits: Tensor) -> None:
+    """Check that logits follow the images that they were computed of, which require a gradient.
+
+    Raises:
+        ConfigError: If not: then nothing can be inverted, and no student taught.
+    """
+    if not logits.is_floating_point() or not logits.requires_grad:
+        raise _without_gradient(architecture)
+
+
+def _without_gradient(architecture: str, reason: str = "") -> ConfigError:
+    return ConfigError(
+        f"{architecture} answers without a gradient (no_grad, detach or argmax in its forward?"
+        f"{reason}), expected logits that PyTorch can differentiate; let a factory (--arch "
+        "package.module:factory) return those"
+    )
+
+
+def _refuse_draws(network: nn.Module, shape: tuple[int, int, int], match: Match) -> None:
+    """Raise ConfigError if the network answers the same images once so and once otherwise."""
+    images = torch.rand(_NUM_TRIED, *shape, generator=generator(0, "trial"))
+    with torch.no_grad():
+        first, second = (network(images) for _ in range(2))
+    most = float(first.abs().max())
+    if torch.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING * most, equal_nan=True):
+        return
+    raise ConfigError(
+        f"{match.architecture} answers the same images differently from time to time (F.dropout "
+        "without training=self.training in its forward?), expected one answer; let it draw in "
+        "training mode alone"
+    )
+
+
+def _takes(network: nn.Module, images: Tensor) -> bool:
     with suppress(Exception):  # whatever somebody's forward may raise
-        _answer(network, shape, device, num_images=1)
+        _answer(network, images)
         return True
     return False
 
 
-def _answer(
-    network: nn.Module, shape: tuple[int, int, int], device: str, num_images: int = _NUM_TRIED
-) -> object:
-    """Send black images of ``shape`` through copies of the tensors on ``device``."""
+def _answer(network: nn.Module, images: Tensor) -> object:
+    """Send images through copies of the network's tensors on their device.
+
+    The answer has a gradient where the images require one.
+    """
     # By their first names: a module that has two is computed with the tensors of both.
     values = {**dict(network.named_buffers()), **dict(network.named_parameters())}
-    tensors = {name: tensor.to(device) for name, tensor in values.items()}
-    images = torch.zeros(num_images, *shape, device=device)
-    with torch.no_grad():
+    tensors = {name: tensor.to(images.device) for name, tensor in values.items()}
+    with torch.set_grad_enabled(images.requires_grad):
         return functional_call(network.eval(), tensors, (images,))

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from shared.architectures import (
@@ -40,7 +41,7 @@ def skeleton_tensors(name: str, *, num_classes: int = 10, in_channels: int = 3) 
 def test_an_architecture_is_identified_by_its_own_tensors(name: str) -> None:
     match = identify(skeleton_tensors(name))
 
-    assert match.architecture == ALIASES.get(name, name).removesuffix("_end")
+    assert match.architecture == ALIASES.get(name, name).removesuffix("_end").removesuffix("_pool")
     assert (match.num_classes, match.in_channels) == (10, 3)
 
 
@@ -148,6 +149,17 @@ def test_a_gentle_stem_changes_the_first_convolution_alone(name: str) -> None:
     assert gentle.keys() == usual.keys()
     other = [key for key in usual if gentle[key].shape != usual[key].shape]
     assert [gentle[key].shape[2:] for key in other] == [(3, 3)]
+
+
+def test_a_pooling_stem_is_torchvisions_with_another_first_convolution() -> None:
+    theirs = torchvision.models.resnet18(num_classes=5)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    ours = build_network("cifar_resnet18_pool", num_classes=5)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
 
 
 def test_he_resnets_have_the_papers_parameter_counts() -> None:

@@ -145,6 +145,16 @@ def test_networks_of_the_same_tensors_are_told_apart(name: str) -> None:
     assert len(said) == (name == "resnet20_end")  # the usual one needs no words
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet18", "cifar_resnet18_pool"])
+def test_a_small_stem_with_and_without_pooling_are_told_apart(name: str) -> None:
+    tensors = network_shown(*IMAGENET, name=name).state_dict()
+    spec = teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={})).spec
+
+    assert spec.architecture == name
+    said = any("get what they remember" in sentence for sentence in spec.assumptions)
+    assert said == name.endswith("_pool")
+
+
 def test_a_twin_for_small_images_is_told_by_what_it_remembers() -> None:
     tensors = network_shown(*IMAGENET, name="cifar_mobilenet_v2").state_dict()
     spec = teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}), image_size=32).spec

@@ -92,6 +92,7 @@ class SmallResNet(nn.Module):
         skip: Name of the shortcut in its block, as the checkpoints of this family have it.
         head: Name of the last linear layer.
         expansion: How many times its width a block puts out.
+        pools: Whether the stem ends in ImageNet's max pooling.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class SmallResNet(nn.Module):
         skip: str = "shortcut",
         head: str = "linear",
         expansion: int = 1,
+        pools: bool = False,
     ) -> None:
         super().__init__()
+        self.pools = pools
         channels = widths[0]
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -124,6 +127,7 @@ class SmallResNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits ``(N, K)`` of normalised ``(N, C, H, W)``."""
         x = F.relu(self.bn1(self.conv1(inputs)))
+        x = F.max_pool2d(x, 3, stride=2, padding=1) if self.pools else x
         for stage in range(1, self.num_stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         return self.get_submodule(self.head)(x.mean((2, 3)))

@@ -72,9 +72,10 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
     found = comparable(tensors, left_out=candidate.left_out)
     _compare_names(candidate.name, expected, found)
     stem = first_convolution(skeleton)
-    # Prefixes are stripped from all names or none, so position finds the name again.
-    position = list(state).index(f"{stem[0]}.weight") if stem else 0
-    stem_weight = list(with_plain_names(state))[position] if stem else ""
+    # Prefixes are stripped from all names or none, so position finds the name again. It has none
+    # where the weight is computed from other tensors, as with a weight norm.
+    plain = dict(zip(state, with_plain_names(state), strict=True))
+    stem_weight = plain.get(f"{stem[0]}.weight", "") if stem else ""
     num_classes: set[int] = set()
     for name, shape in expected.items():
         actual = found[name]
@@ -89,11 +90,8 @@ def match_candidate(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Matc
         num_classes = {*list(expected.values())[-1][:1]}
     if len(num_classes) != 1:
         raise NoFitError(f"{candidate.name}: heads of {sorted(num_classes)} classes", 1)
-    return Match(
-        candidate=candidate,
-        num_classes=num_classes.pop(),
-        in_channels=found[stem_weight][1] if stem_weight else 3,
-    )
+    in_channels = found[stem_weight][1] if stem_weight else stem[1].in_channels if stem else 3
+    return Match(candidate=candidate, num_classes=num_classes.pop(), in_channels=in_channels)
 
 
 def match_changed(candidate: Candidate, tensors: Mapping[str, Tensor]) -> Match | None:

@@ -87,11 +87,16 @@ def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
 
 
 def set_input_channels(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution, where needed, by one for ``in_channels`` channels."""
+    """Replace the first convolution, where needed, by one for ``in_channels`` channels.
+
+    Not where its weight is computed from other tensors, as with a weight norm: those would be gone.
+    """
     found = first_convolution(network)
     if found is None or found[1].in_channels == in_channels:
         return
     name, old = found
+    if old._parameters.get("weight") is None:
+        return
     new = nn.Conv2d(
         in_channels,
         old.out_channels,

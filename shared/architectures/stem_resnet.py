@@ -1,7 +1,8 @@
 """ImageNet's ResNets with a stem for 32x32 images: 3x3, stride 1, no max pooling.
 
 ``cifar_resnet18`` has torchvision's tensor names, ``kuangliu_resnet18`` those of
-kuangliu/pytorch-cifar (``shortcut.0``, ``linear``).
+kuangliu/pytorch-cifar (``shortcut.0``, ``linear``). ``cifar_resnet18_pool`` is what comes of
+replacing the first convolution of torchvision's network alone: its max pooling is still there.
 """
 
 from functools import partial
@@ -44,8 +45,10 @@ class Bottleneck(nn.Module):
         return F.relu(y + self.get_submodule(self.skip)(x))
 
 
-def stem_resnet(num_classes: int, *, depth: int, skip: str, head: str) -> SmallResNet:
-    """Return the ResNet of that ``depth`` with the CIFAR stem."""
+def stem_resnet(
+    num_classes: int, *, depth: int, skip: str, head: str, pools: bool = False
+) -> SmallResNet:
+    """Return the ResNet of that ``depth`` with the CIFAR stem, perhaps with ImageNet's pooling."""
     block, expansion = (BasicBlock, 1) if depth < 50 else (Bottleneck, 4)
     return SmallResNet(
         block,
@@ -56,18 +59,27 @@ def stem_resnet(num_classes: int, *, depth: int, skip: str, head: str) -> SmallR
         skip=skip,
         head=head,
         expansion=expansion,
+        pools=pools,
     )
 
 
-def _candidate(name: str, depth: int, skip: str, head: str) -> Candidate:
+def _candidate(
+    name: str, depth: int, skip: str, head: str, *, is_rare: bool = False, **options: bool
+) -> Candidate:
     marker = (f"layer4.0.{skip}.0.weight", 512 if depth < 50 else 2048)
     if depth > 50 and skip == "downsample":  # torchvision's networks have that one, too
         marker = (f"layer3.{NUM_BLOCKS[depth][2] - 1}.conv3.weight", 1024)
-    build = partial(stem_resnet, depth=depth, skip=skip, head=head)
-    return Candidate(name=name, build=build, marker=marker)
+    build = partial(stem_resnet, depth=depth, skip=skip, head=head, **options)
+    return Candidate(name=name, build=build, marker=marker, is_rare=is_rare)
+
+
+def _pooling(depth: int) -> Candidate:
+    name = f"cifar_resnet{depth}_pool"
+    return _candidate(name, depth, "downsample", "fc", is_rare=True, pools=True)
 
 
 CANDIDATES = (
     *(_candidate(f"cifar_resnet{depth}", depth, "downsample", "fc") for depth in NUM_BLOCKS),
     *(_candidate(f"kuangliu_resnet{depth}", depth, "shortcut", "linear") for depth in NUM_BLOCKS),
+    *(_pooling(depth) for depth in NUM_BLOCKS),
 )
