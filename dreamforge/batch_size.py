@@ -13,8 +13,8 @@ import torch
 from dreamforge.config import SynthesisConfig
 from dreamforge.estimate import step_num_bytes
 from dreamforge.forge import SynthesisResult
+from dreamforge.overwrite import shards_at
 from dreamforge.plan import plan_shards
-from dreamforge.resume import shards_at
 from shared.device import num_bytes_free
 from shared.errors import DreamSetError, OutOfMemoryError, is_out_of_memory
 from shared.manifest import parse_json
