@@ -100,6 +100,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         out,
         num_sharing=max(1, devices.count(devices[0])) if devices else 1,
         apart=worker.count > 1,
+        overwrite=options["overwrite"],
     )
     if note:
         say(f"note: {note}")
