@@ -63,11 +63,11 @@ def write_card(
         ConfigError: If one of them is there already.
         DreamSetError: If the set is damaged.
     """
+    facts = describe(path)
     readme, croissant = path.with_name("README.md"), path.with_name("croissant.json")
     for target in (readme, croissant):
         if target.exists() and not overwrite:
             raise ConfigError(f"{target}: is there already; move it away, or --overwrite")
-    facts = describe(path)
     chosen = {"name": printable(name or path.stem), "url": url, "creator": creator}
     write_json(croissant, croissant_of(path, facts, **chosen))
     write_text(readme, readme_of(path, facts, name=chosen["name"]))

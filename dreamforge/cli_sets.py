@@ -132,11 +132,10 @@ def preview(
     from shared.dreamset import DreamSet
     from shared.files import atomic_path
 
+    source = DreamSet.open(dreams)
     target = out or dreams.with_suffix(".png")
     refuse_taken(target, overwrite=overwrite)
-    sheet = contact_sheet(
-        DreamSet.open(dreams), num_classes=classes, per_class=per_class, sort=sort, scale=scale
-    )
+    sheet = contact_sheet(source, num_classes=classes, per_class=per_class, sort=sort, scale=scale)
     with atomic_path(target) as temporary:
         sheet.save(temporary, format="PNG")
     record = {"out": str(target), "width": sheet.width, "height": sheet.height}

@@ -1,6 +1,7 @@
 """What ``--out`` may replace: a dream set and what is left of it, never an input or another set."""
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -96,9 +97,10 @@ def _refuse_parts_of_others(out: Path, shards: Sequence[Path]) -> None:
         if other.name in removed or other.name.startswith(".") or not holds_manifest(other):
             continue
         try:
-            named = {shard.name for shard in read_index(other).manifest.shards}
+            shards_of_other = read_index(other).manifest.shards
         except DreamSetError:  # of a damaged index nobody knows the shards
             continue
+        named = {os.fsdecode(shard.name.encode()) for shard in shards_of_other}
         if shared := sorted(removed & named):
             raise ConfigError(
                 f"{out.with_name(shared[0])}: belongs to {other.name}, so --overwrite leaves it "

@@ -129,6 +129,16 @@ def holds_manifest(path: Path) -> bool:
         return False
 
 
+def why_missing(path: Path) -> str:
+    """Return the error for an index that is not there: its shards may be."""
+    if any(path.parent.glob(f"{path.stem}-[0-9]*-of-[0-9]*.h5")):
+        return (
+            f"{path}: not found, but shards of it: an unfinished set; "
+            "run the same dreamforge synth command again to finish it"
+        )
+    return f"{path}: not found; expected the index of a dream set, such as dreams.h5"
+
+
 def _attributes(file: Any) -> dict[str, str | int]:
     found: dict[str, str | int] = {}
     for name in ATTRIBUTES:

@@ -280,6 +280,7 @@ def test_overwrite_makes_what_an_empty_place_gets(synth, tmp_path: Path):
     assert read_index(tmp_path / "d.h5").manifest.synthesis["batch_size"] == 32
 
 
+@pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
 def test_overwrite_from_python_likewise(tiny_teacher, tmp_path: Path):
     settings = {"num_images": 8, "steps": 1, "precision": "float32", "device": "cpu"}
     facts = {"image_size": 8, "mean": 0.5, "std": 0.25, "progress": False}
