@@ -179,15 +179,18 @@ def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:
 def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a set made from others: ``facts`` of this run, and of each source.
 
-    It is synthetic if all sources are, and under the licenses of all of them.
+    It is synthetic if all sources are, and real if one is; where one does not say, neither is said
+    of it. It is under the licenses of all of them.
     """
     origins = [dreams.manifest.provenance for dreams in sources]
     licenses = sorted({str(origin.get("license", "unspecified")) for origin in origins})
     derived: dict[str, Any] = {
         "license": " AND ".join(licenses),
-        "synthetic": all(origin.get("synthetic", True) for origin in origins),
         "sources": [source for dreams in sources for source in sources_of(dreams)],
     }
+    known = {dreams.manifest.synthetic for dreams in sources}
+    if False in known or None not in known:
+        derived["synthetic"] = False not in known
     seconds = [origin.get("seconds") for origin in origins]
     if all(isinstance(value, int | float) for value in seconds):
         derived["seconds"] = sum(value for value in seconds if value is not None)
