@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dreamforge.overwrite import refuse_to_lose
+from dreamforge.overwrite import files_of, refuse_sources, refuse_to_lose, shards_at
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -32,6 +32,7 @@ class Rows:
         synthesis: For the manifest and the shards.
         provenance: For the manifest.
         teacher_blob: Weights to embed, or None.
+        sources: Files that ``read`` needs, which must stay as they are.
     """
 
     num_images: int
@@ -40,6 +41,7 @@ class Rows:
     synthesis: Mapping[str, Any]
     provenance: Mapping[str, Any]
     teacher_blob: bytes | None = None
+    sources: Sequence[Path] = ()
 
 
 def write_set(
@@ -73,13 +75,14 @@ def write_set(
     size = shard_size or max(1, SHARD_BYTES // prod(rows.teacher.image_shape))
     num_shards = -(-rows.num_images // size)
     names = shard_names(out, num_shards)
-    make_room(out, overwrite=overwrite)
+    planned = [out.with_name(name) for name in names]
+    make_room(out, overwrite=overwrite, planned=planned, sources=rows.sources)
     try:
         manifest, labels = _write_shards(out, rows, names, progress, compression=compression)
         write_index(out, manifest, labels, teacher=rows.teacher_blob)
     except BaseException:  # interrupts, too: half a set would only be in the way
-        for name in names:
-            out.with_name(name).unlink(missing_ok=True)
+        for path in planned:
+            path.unlink(missing_ok=True)
         raise
     return manifest
 
@@ -118,26 +121,37 @@ def _write_shards(
     return manifest, torch.cat(labels)
 
 
-def refuse_itself(out: Path, sources: Sequence[Path]) -> None:
+def refuse_itself(out: Path, sources: Sequence[DreamSet]) -> None:
     """Raise ConfigError if writing ``out`` would overwrite the files of one of its sources."""
-    for path in sources:
+    for dreams in sources:
+        path = dreams.path
         # The suffix makes no difference: dreams.h5 and dreams.hdf5 would share their shards.
         if out.parent.resolve() == path.parent.resolve() and out.stem == path.stem:
             raise ConfigError(f"{out}: is one of the sets to read; choose another --out")
+        refuse_sources([out], files_of(dreams))
 
 
-def make_room(out: Path, *, overwrite: bool) -> None:
+def make_room(
+    out: Path, *, overwrite: bool, planned: Sequence[Path] = (), sources: Sequence[Path] = ()
+) -> None:
     """Remove what is at ``out``, index first, if that is allowed; make its folder.
 
+    Args:
+        out: Of the index.
+        overwrite: Whether anything may be removed.
+        planned: Shards that will be written.
+        sources: Files that the set is made from.
+
     Raises:
-        ConfigError: If something is there and may not be removed, as nothing else than a dream set
-            ever may.
+        ConfigError: If something is there and may not be removed, as nothing else than the set at
+            ``out`` ever may; or if ``out`` or a shard is one of the sources.
     """
-    shards = sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5"))
+    shards = shards_at(out)
     if not overwrite and (out.exists() or shards):
         found = out if out.exists() else shards[0]
         raise ConfigError(f"{found}: is there already; choose another --out, or --overwrite")
-    refuse_to_lose([out, *shards])
+    refuse_sources([out, *planned, *shards], sources)
+    refuse_to_lose(out, shards)
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     for path in shards:
         path.unlink()
@@ -165,15 +179,18 @@ def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:
 def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a set made from others: ``facts`` of this run, and of each source.
 
-    It is synthetic if all sources are, and under the licenses of all of them.
+    It is synthetic if all sources are, and real if one is; where one does not say, neither is said
+    of it. It is under the licenses of all of them.
     """
     origins = [dreams.manifest.provenance for dreams in sources]
     licenses = sorted({str(origin.get("license", "unspecified")) for origin in origins})
     derived: dict[str, Any] = {
         "license": " AND ".join(licenses),
-        "synthetic": all(origin.get("synthetic", True) for origin in origins),
         "sources": [source for dreams in sources for source in sources_of(dreams)],
     }
+    known = {dreams.manifest.synthetic for dreams in sources}
+    if False in known or None not in known:
+        derived["synthetic"] = False not in known
     seconds = [origin.get("seconds") for origin in origins]
     if all(isinstance(value, int | float) for value in seconds):
         derived["seconds"] = sum(value for value in seconds if value is not None)

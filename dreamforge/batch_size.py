@@ -13,8 +13,8 @@ import torch
 from dreamforge.config import SynthesisConfig
 from dreamforge.estimate import step_num_bytes
 from dreamforge.forge import SynthesisResult
+from dreamforge.overwrite import shards_at
 from dreamforge.plan import plan_shards
-from dreamforge.resume import shards_at
 from shared.device import num_bytes_free
 from shared.errors import DreamSetError, OutOfMemoryError, is_out_of_memory
 from shared.manifest import parse_json
@@ -33,6 +33,7 @@ def settle_batch_size(
     *,
     num_sharing: int = 1,
     apart: bool = False,
+    overwrite: bool = False,
 ) -> tuple[SynthesisConfig, str]:
     """Return the config with its batch size, and a note if that is not the usual one.
 
@@ -44,32 +45,44 @@ def settle_batch_size(
         num_sharing: Processes that share the device's memory.
         apart: Whether other workers choose for themselves: all then take the usual one, since
             their memory may differ.
+        overwrite: Whether the set there is to go: then nothing of it counts.
     """
     if config.batch_size is not None:
         return config, ""
     usual = config.resolve(teacher.spec.image_shape).batch_size
-    chosen, why = recorded_batch_size(out), f"as {out} was begun"
+    chosen = None if overwrite else recorded_batch_size(out, teacher, config.num_images)
+    why = f"as {out} was begun"
     if chosen is None and not apart:
         chosen, why = fitting_batch_size(teacher, config, device, num_sharing), "to fit into memory"
     note = f"batches of {chosen} instead of {usual}, {why}" if chosen not in (None, usual) else ""
     return dataclasses.replace(config, batch_size=chosen), note
 
 
-def recorded_batch_size(out: Path) -> int | None:
-    """Return the batch size of the set, finished or not, that lies at ``out``; None for none."""
+def recorded_batch_size(out: Path, teacher: Teacher, num_images: int) -> int | None:
+    """Return the batch size of the set, finished or not, that lies at ``out``; None for none.
+
+    Sets of another teacher do not count, nor sizes beyond ``num_images``, which no run records.
+    """
     for path in (out, *shards_at(out)):
         try:
-            synthesis = (
-                read_index(path).manifest.synthesis
-                if path == out
-                else parse_json(str(read_shard_attributes(path).get("synthesis", "")).encode())
-            )
+            fingerprint, synthesis = _recorded_facts(path, is_index=path == out)
         except DreamSetError:
             continue
-        found = synthesis.get("batch_size") if isinstance(synthesis, dict) else None
-        if type(found) is int and found >= LEAST:
+        if fingerprint != teacher.spec.fingerprint or not isinstance(synthesis, dict):
+            continue
+        found = synthesis.get("batch_size")
+        if type(found) is int and LEAST <= found <= num_images:
             return found
     return None
+
+
+def _recorded_facts(path: Path, *, is_index: bool) -> tuple[object, object]:
+    """Return the fingerprint of the teacher and the synthesis that an index or shard records."""
+    if is_index:
+        manifest = read_index(path).manifest
+        return manifest.teacher.fingerprint, manifest.synthesis
+    found = read_shard_attributes(path)
+    return found.get("teacher"), parse_json(str(found.get("synthesis", "")).encode())
 
 
 def fitting_batch_size(

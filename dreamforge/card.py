@@ -9,29 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dreamforge.card_texts import KIND, LIMITS, PRIVACY, PURPOSE, WHAT
 from dreamforge.info import describe
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.files import sha256_of, write_json, write_text
 from shared.manifest import printable
 
-_PURPOSE = (
-    "Pruning, distilling and quantizing the teacher, or a network like it, where its training data "
-    "may not be used. Measuring how well that works."
-)
-_LIMITS = (
-    "The images show what this one teacher responds to. They are no sample of its training data, "
-    "carry its mistakes and biases, and are no basis to judge accuracy on real images."
-)
-_PRIVACY = (
-    "Synthetic does not mean private. The images are derived from the teacher's weights, which "
-    "were fitted to its training data and can leak who or what was in it; so can students "
-    "distilled on them (arXiv:2502.12976). Treat the set as confidential as the teacher."
-)
-_REAL = (
-    "These are real images, imported to be compared with dreams. What their source allows, and the "
-    "rights of the people in them, decide what may be done with them."
-)
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _HUB_LICENSES = {  # SPDX, lower case, where the hub knows it
     "apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -63,11 +47,11 @@ def write_card(
         ConfigError: If one of them is there already.
         DreamSetError: If the set is damaged.
     """
+    facts = describe(path)
     readme, croissant = path.with_name("README.md"), path.with_name("croissant.json")
     for target in (readme, croissant):
         if target.exists() and not overwrite:
             raise ConfigError(f"{target}: is there already; move it away, or --overwrite")
-    facts = describe(path)
     chosen = {"name": printable(name or path.stem), "url": url, "creator": creator}
     write_json(croissant, croissant_of(path, facts, **chosen))
     write_text(readme, readme_of(path, facts, name=chosen["name"]))
@@ -85,8 +69,6 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
     teacher, synthetic = facts["teacher"], facts["synthetic"]
     title = name or path.stem
     channels, height, width = facts["image_shape"]
-    what = "Dreams" if synthetic else "Real images"
-    how = "made from" if synthetic else "labeled by"
     rows = [
         (
             "images",
@@ -114,10 +96,10 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
     return (
         f"---\n{_front_matter(path, facts, title)}\n---\n\n"
         f"# {_plain(title)}\n\n"
-        f"{what} {how} a trained classifier: a transfer set to prune and distill it with.\n\n"
+        f"{WHAT[synthetic]} a trained classifier: a transfer set to prune and distill it with.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        f"## What it is for\n\n{_PURPOSE}\n\n{_LIMITS if synthetic else ''}\n\n"
-        f"## Privacy\n\n{_PRIVACY if synthetic else _REAL}\n\n"
+        f"## What it is for\n\n{PURPOSE}\n\n{LIMITS if synthetic else ''}\n\n"
+        f"## Privacy\n\n{PRIVACY[synthetic]}\n\n"
         f"## How to use it\n\n```sh\ndreamforge verify {_shell(path.name)}\n"
         f"recover run --dreams {_shell(path.name)} --sparsity 0.8\n```\n\n"
         f"{_loading(facts, path)}"
@@ -153,7 +135,7 @@ def croissant_of(
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": name or path.stem,
         "description": (
-            f"{facts['num_images']} {'synthetic' if facts['synthetic'] else 'real'} images with "
+            f"{facts['num_images']} {KIND[facts['synthetic']]} with "
             f"labels and logits of a {printable(teacher['architecture'])} classifier."
         ),
         "license": _license_url(facts["license"]),
@@ -173,9 +155,9 @@ def croissant_of(
             "prov:label": printable(facts["command"] or "unknown command", 1000),
             "prov:endedAtTime": created,
         },
-        "rai:dataUseCases": _PURPOSE,
-        "rai:dataLimitations": _LIMITS,
-        "rai:personalSensitiveInformation": _PRIVACY if facts["synthetic"] else _REAL,
+        "rai:dataUseCases": PURPOSE,
+        "rai:dataLimitations": LIMITS,
+        "rai:personalSensitiveInformation": PRIVACY[facts["synthetic"]],
     }
 
 

@@ -100,6 +100,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         out,
         num_sharing=max(1, devices.count(devices[0])) if devices else 1,
         apart=worker.count > 1,
+        overwrite=options["overwrite"],
     )
     if note:
         say(f"note: {note}")
@@ -218,12 +219,13 @@ def _show_plan(
     from shared.device import describe_device
 
     spec = loaded.spec
+    num_shards = len(plan_shards(config, out))  # before anything is timed: they may be too many
     costs = estimate(loaded, config, device, seconds_to_start=time.process_time())
     record = {
         "teacher": spec.to_json(),
         "device": describe_device(device),
         "config": config.to_json(),
-        "num_shards": len(plan_shards(config, out)),
+        "num_shards": num_shards,
         "out": str(out),
         **costs,
     }
@@ -232,7 +234,7 @@ def _show_plan(
         ("teacher", f"{spec.architecture}, {spec.num_classes} classes, {spec.image_shape}"),
         ("dreams", f"{config.num_images} in batches of {config.batch_size}"),
         ("steps", f"{config.steps} per batch"),
-        ("files", f"{out} and {record['num_shards']} shards beside it"),
+        ("files", f"{out} and {num_shards} shards beside it"),
         ("disk", f"{costs['num_bytes_on_disk'] / 2**20:,.0f} MiB"),
         (
             "memory",

@@ -18,6 +18,7 @@ from shared.spec import SOFTMAX
 FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="replace what is there")
+_SYNTHETIC = {True: "yes", False: "NO: real images", None: "unknown: the set does not say"}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 
 
@@ -132,11 +133,10 @@ def preview(
     from shared.dreamset import DreamSet
     from shared.files import atomic_path
 
+    source = DreamSet.open(dreams)
     target = out or dreams.with_suffix(".png")
     refuse_taken(target, overwrite=overwrite)
-    sheet = contact_sheet(
-        DreamSet.open(dreams), num_classes=classes, per_class=per_class, sort=sort, scale=scale
-    )
+    sheet = contact_sheet(source, num_classes=classes, per_class=per_class, sort=sort, scale=scale)
     with atomic_path(target) as temporary:
         sheet.save(temporary, format="PNG")
     record = {"out": str(target), "width": sheet.width, "height": sheet.height}
@@ -187,13 +187,15 @@ def sign(dreams: Path, key: Path, overwrite: bool, as_json: bool) -> None:  # no
     Example:
       dreamforge sign dreams.h5 --key ~/.ssh/id_ed25519
     """
+    from dreamforge.signing import refuse_signed
     from dreamforge.signing import sign as sign_set
     from dreamforge.verify import verify as verify_set
 
+    refuse_signed(dreams, overwrite=overwrite)
     with progress_display() as progress:
         report = verify_set(dreams, progress=progress)
     if not report.fine:
-        _show_verification(report)
+        emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
         raise click.exceptions.Exit(1)
     out = sign_set(dreams, key, overwrite=overwrite)
     emit({"signature": str(out)}, as_json=as_json, render=lambda: click.echo(out))
@@ -260,7 +262,7 @@ def _show_info(record: dict[str, Any]) -> None:
         ("teacher", f"{teacher['architecture']}, weights {embedded}"),
         ("fingerprint", teacher["fingerprint"]),
         ("method", f"{record['method']}, {record['steps']} steps"),
-        ("synthetic", "yes" if record["synthetic"] else "NO: real images"),
+        ("synthetic", _SYNTHETIC[record["synthetic"]]),
         ("recognised by the teacher", "-" if recognised is None else f"{recognised:.1%}"),
         ("mean loss", "-" if loss is None else f"{loss:.4g}"),
         ("made", f"{record['created']} on {record['device']}"),

@@ -2,13 +2,10 @@
 
 import io
 import json
-import os
 import re
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dreamforge.export_folder import export_folder
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
-from shared.files import atomic_path, write_json
+from shared.files import atomic_path
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.values import ARRAYS
 
@@ -51,7 +49,8 @@ def export(
             with a folder. ``webdataset``: tar files of ``00000000.png``, ``.cls`` and
             ``.logits.npy``. ``npz``: one file with the five arrays. All three keep the manifest
             (``manifest.json``, or ``manifest`` in the npz), the first nothing of the logits.
-        overwrite: Replace an earlier export, file or folder: it has a ``manifest``.
+        overwrite: Replace an earlier export, file or folder: it has a ``manifest``, and nothing
+            that an export does not write.
         progress: Told as images are written.
 
     Raises:
@@ -72,9 +71,8 @@ def export(
             f"--to {to}: images have {dreams.image_shape[0]} channels, PNG has 1 or 3; use npz"
         )
     write = _export_folders if to == "imagefolder" else _export_tars
-    with _new_folder(out, overwrite=overwrite) as folder:
+    with export_folder(dreams, out, overwrite=overwrite) as folder:
         num_files = write(dreams, folder, progress)
-        write_json(folder / "manifest.json", dreams.manifest.to_json())
     return num_files + 1
 
 
@@ -93,25 +91,6 @@ def _is_earlier_npz(path: Path) -> bool:
             return "manifest.npy" in archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
-
-
-@contextmanager
-def _new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out``, which takes its place if the block succeeds."""
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not overwrite:
-        raise ConfigError(f"{out}: is there already; choose another --out, or --overwrite")
-    if taken and not (out / "manifest.json").is_file():
-        raise ConfigError(f"{out}: is no earlier export; remove it, or choose another --out")
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export_folders(dreams: DreamSet, out: Path, progress: ProgressCallback) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamforge.assemble import Rows, derived_provenance, refuse_itself, write_set
+from dreamforge.overwrite import files_of
 from dreamforge.preview import confidences
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -100,8 +101,8 @@ def filter_set(
         ConfigError: If no row meets the criteria, or ``out`` is the source.
         DreamSetError: If the source is damaged.
     """
-    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
+    refuse_itself(out, [dreams])
     rows = choose(dreams, criteria)
     if len(rows) == 0:
         raise ConfigError(f"{path}: none of {dreams.num_images} dreams meets {criteria.to_json()}")
@@ -115,6 +116,7 @@ def filter_set(
             synthesis=dreams.manifest.synthesis,
             provenance={**provenance, "filter": criteria.to_json()},
             teacher_blob=dreams.teacher_blob(),
+            sources=files_of(dreams),
         ),
         shard_size=shard_size,
         compression=compression,

@@ -12,9 +12,10 @@ def describe(path: Path) -> dict[str, Any]:
     """Return everything that the index says of a set, as JSON types.
 
     ``classes`` lists label, name (or None) and number of images of every class that occurs;
-    ``digest`` is equal for sets that hold the same bytes; ``signature`` is the name of the file
-    beside it, unchecked, or None (:mod:`dreamforge.signing`). Strings come from the file: whoever
-    shows them escapes them. No shard is opened.
+    ``synthetic`` is None where the set does not say; ``digest`` is equal for sets that hold the
+    same bytes; ``signature`` is the name of the file beside it, unchecked, or None
+    (:mod:`dreamforge.signing`). Strings come from the file: whoever shows them escapes them. No
+    shard is opened.
 
     Raises:
         DreamSetError: If the index is unusable, or a shard is missing or has another size.
@@ -44,7 +45,7 @@ def describe(path: Path) -> dict[str, Any]:
             {"label": label, "name": names[label] if names else None, "num_images": count}
             for label, count in present
         ],
-        "synthetic": bool(origin.get("synthetic", True)),
+        "synthetic": manifest.synthetic,
         "method": manifest.synthesis.get("method"),
         "steps": manifest.synthesis.get("steps"),
         "synthesis": manifest.synthesis,

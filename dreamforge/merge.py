@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dreamforge.assemble import Rows, derived_provenance, refuse_itself, write_set
+from dreamforge.overwrite import files_of
 from shared.dreams import DreamBatch, concatenate
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
@@ -47,8 +48,8 @@ def merge(
     """
     if len(paths) < 2:
         raise ConfigError(f"merge: found {len(paths)} sets, expected at least two")
-    refuse_itself(out, paths)
     sources = [DreamSet.open(path) for path in paths]
+    refuse_itself(out, sources)
     digests = [dreams.manifest.digest() for dreams in sources]
     for place, dreams in enumerate(sources):
         _compare(sources[0], dreams)
@@ -69,6 +70,7 @@ def merge(
             synthesis=_common(configs),
             provenance=derived_provenance(sources, facts or {}),
             teacher_blob=next((blob for blob in blobs if blob is not None), None),
+            sources=[path for dreams in sources for path in files_of(dreams)],
         ),
         shard_size=shard_size,
         compression=compression,

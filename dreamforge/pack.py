@@ -4,6 +4,7 @@ from math import prod
 from pathlib import Path
 
 from dreamforge.assemble import Rows, make_room, refuse_itself, write_set
+from dreamforge.overwrite import files_of
 from shared.dreams import concatenate
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -31,8 +32,8 @@ def pack(path: Path, out: Path, *, compression: bool = False, overwrite: bool = 
         ConfigError: If the set is too large, or ``out`` is taken.
         DreamSetError: If the source is damaged.
     """
-    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
+    refuse_itself(out, [dreams])
     num_bytes = dreams.num_images * prod(dreams.image_shape)
     if num_bytes > MAX_PACKED_BYTES:
         raise ConfigError(
@@ -50,7 +51,7 @@ def pack(path: Path, out: Path, *, compression: bool = False, overwrite: bool = 
         quality=source.quality,
         arrays_sha256=arrays_sha256(rows),
     )
-    make_room(out, overwrite=overwrite)
+    make_room(out, overwrite=overwrite, sources=files_of(dreams))
     blob = dreams.teacher_blob()
     write_index(out, manifest, rows.labels, teacher=blob, dreams=rows, compression=compression)
     return manifest
@@ -79,8 +80,8 @@ def unpack(
         ConfigError: If ``out`` is taken.
         DreamSetError: If the source is damaged.
     """
-    refuse_itself(out, [path])
     dreams = DreamSet.open(path)
+    refuse_itself(out, [dreams])
     manifest = dreams.manifest
     return write_set(
         out,
@@ -91,6 +92,7 @@ def unpack(
             synthesis=manifest.synthesis,
             provenance=manifest.provenance,
             teacher_blob=dreams.teacher_blob(),
+            sources=files_of(dreams),
         ),
         shard_size=shard_size,
         compression=compression,

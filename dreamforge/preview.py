@@ -165,7 +165,8 @@ def confidences(dreams: DreamSet) -> Tensor:
 def _titles(dreams: DreamSet, sort: str) -> tuple[str, str]:
     manifest = dreams.manifest
     channels, height, width = dreams.image_shape
-    what = "dreams" if manifest.provenance.get("synthetic", True) else "images (not synthetic)"
+    known = {True: "dreams", False: "images (not synthetic)"}
+    what = "images" if manifest.synthetic is None else known[manifest.synthetic]
     title = f"{manifest.num_images:,} {what} of {printable(manifest.teacher.architecture)}"
     facts = [f"{width}x{height}x{channels}", f"{manifest.teacher.num_classes:,} classes"]
     if "steps" in manifest.synthesis:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamforge.config import SynthesisConfig
-from dreamforge.overwrite import refuse_to_lose
+from dreamforge.overwrite import refuse_to_lose, shards_at
 from dreamforge.plan import ShardPlan
 from shared.errors import DreamSetError, FormatVersionError, IncompatibleError
 from shared.files import remove_stale_temporaries, sha256_of
@@ -179,7 +179,7 @@ def remove_set(out: Path, shards: Sequence[ShardPlan], worker: Worker) -> None:
     Workers start at different times: one that removed all shards would remove new ones.
 
     Raises:
-        ConfigError: If something else than a dream set is there; nothing is removed then.
+        ConfigError: If something else than this set is there; nothing is removed then.
     """
     planned = {shard.path for shard in shards}
     own = {shard.path for shard in shards if worker.makes(shard.number)}
@@ -188,15 +188,10 @@ def remove_set(out: Path, shards: Sequence[ShardPlan], worker: Worker) -> None:
         for path in shards_at(out)
         if path in own or (path not in planned and worker.index == 0)
     ]
-    refuse_to_lose([out, *removed])
+    refuse_to_lose(out, removed)
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     for path in removed:
         path.unlink(missing_ok=True)
-
-
-def shards_at(out: Path) -> list[Path]:
-    """Return whatever files beside ``out`` are called like its shards, sorted by name."""
-    return sorted(out.parent.glob(f"{out.stem}-?????-of-?????.h5"))
 
 
 def _is_of_this_run(shard: ShardPlan, attributes: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import DreamforgeError, DreamSetError, InputFileError
+from shared.errors import ConfigError, DreamforgeError, DreamSetError, InputFileError
 from shared.files import atomic_path
 
 NAMESPACE = "dreamforge"  # a signature for mail or git is none for a dream set
@@ -35,6 +35,13 @@ def signature_path(index: Path) -> Path:
     return index.with_name(f"{index.name}.sig")
 
 
+def refuse_signed(index: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError if there is a signature that may not be replaced."""
+    # A folder has no place for one, and is refused for what it is.
+    if index.name and signature_path(index).exists() and not overwrite:
+        raise ConfigError(f"{signature_path(index)}: is there already; --overwrite signs again")
+
+
 def sign(index: Path, key: Path, *, overwrite: bool = False) -> Path:
     """Sign the index as it is now, and return where the signature is.
 
@@ -45,12 +52,12 @@ def sign(index: Path, key: Path, *, overwrite: bool = False) -> Path:
         overwrite: Replace the signature that is there.
 
     Raises:
-        DreamforgeError: If there is a signature already, or no ``ssh-keygen``.
+        ConfigError: If there is a signature already.
+        DreamforgeError: If there is no ``ssh-keygen``.
         InputFileError: If ``key`` cannot sign.
     """
     out = signature_path(index)
-    if out.exists() and not overwrite:
-        raise DreamforgeError(f"{out}: is there already; --overwrite signs again")
+    refuse_signed(index, overwrite=overwrite)
     key = key.expanduser().resolve()
     answer = _ssh_keygen(["sign", "-n", NAMESPACE, "-f", str(key)], index.read_bytes())
     if answer.returncode != 0:

@@ -5,6 +5,7 @@ at once.
 """
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -26,6 +27,7 @@ from shared.errors import (
     is_out_of_memory,
 )
 from shared.options_file import read_options
+from shared.provenance import now
 
 _NO_TERMINAL = 1000  # columns
 
@@ -67,7 +69,7 @@ class Tool(click.Group):
         except DreamforgeError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail(ctx, f"interrupted; the same command goes on from here: {command_line()}", 130)
+            _fail(ctx, f"interrupted; {_how_to_go_on()}", 130)
         except OSError as error:
             _fail(ctx, _describe(error), 1)
         except (MemoryError, RuntimeError) as error:
@@ -131,9 +133,41 @@ def _key(option: click.Option) -> str:
 
 
 def command_line() -> str:
-    """Return the command that is running, as provenance records it."""
+    """Return the command that is running, as provenance records it.
+
+    The variables that hold options of it stand in front, as in ``RECOVER_RUN_LR=0.01 recover run``.
+
+    Raises:
+        ConfigError: If provenance cannot be recorded, since ``SOURCE_DATE_EPOCH`` is no date:
+            now, and not at the end of a long run.
+    """
+    now()
+    return _as_typed(_variables(), sys.argv[1:])
+
+
+def _how_to_go_on() -> str:
+    """Return the command that goes on: without what would remove what has been made."""
+    given, words = _variables(), [word for word in sys.argv[1:] if word != "--overwrite"]
+    variables = {name: "0" if name.endswith("_OVERWRITE") else given[name] for name in given}
+    changed = variables != given or words != sys.argv[1:]
+    which = "without --overwrite the command" if changed else "the same command"
+    return f"{which} goes on from here: {_as_typed(variables, words)}"
+
+
+def _as_typed(variables: Mapping[str, str], arguments: Sequence[str]) -> str:
+    words = [f"{name}={shlex.quote(text)}" for name, text in variables.items()]
     # The name may be two words, "python -m dreamforge", so it is not quoted.
-    return f"{click.get_current_context().find_root().info_name} {shlex.join(sys.argv[1:])}"
+    words.append(str(click.get_current_context().find_root().info_name))
+    return " ".join([*words, shlex.join(arguments)])
+
+
+def _variables() -> dict[str, str]:
+    """Return those of the environment that the running command takes options from."""
+    root = click.get_current_context().find_root()
+    commands = root.command.commands if isinstance(root.command, Tool) else {}
+    running = commands.get(root.invoked_subcommand or "")
+    names = [str(param.envvar) for param in running.params] if running else []
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def emit(

@@ -78,8 +78,6 @@ class DreamSet:
                 shard is missing or has the wrong size.
         """
         path = Path(path)
-        if not path.exists():
-            raise DreamSetError(_why_missing(path))
         index = read_index(path)
         dreams = cls(
             path, index.manifest, index.labels, check=check, keep_limit_bytes=keep_limit_bytes
@@ -191,7 +189,8 @@ class DreamSet:
         """Return where a shard lies: beside the index (or in it, in a packed set)."""
         if self.manifest.packed:
             return self.path
-        return self.path.parent / self.manifest.shards[number].name
+        # As UTF-8, whatever the locale: the name is text from the index, not from this machine.
+        return self.path.parent / os.fsdecode(self.manifest.shards[number].name.encode())
 
     def teacher_blob(self) -> bytes | None:
         """Return the embedded teacher as safetensors bytes, or None if there is none."""
@@ -202,15 +201,17 @@ class DreamSet:
         if self.manifest.packed:
             return
         path, expected = self.shard_path(number), self.manifest.shards[number].num_bytes
-        # A link may lead to where the index itself lies (as in the Hugging Face cache), no further.
-        homes = {self.path.parent.resolve(), self.path.resolve().parent}
-        if path.resolve().parent not in homes:
-            raise DreamSetError(f"{path}: leads out of the folder of the index; refuse the set")
-        if not path.is_file():
-            raise DreamSetError(f"{path}: not found; copy it beside {self.path.name}")
-        found = path.stat().st_size
-        if found != expected:
-            raise DreamSetError(f"{path}: {found} bytes, expected {expected}; copy it again")
+        with naming(path):
+            # A link may lead to where the index itself lies (as in the Hugging Face cache), no
+            # further.
+            homes = {self.path.parent.resolve(), self.path.resolve().parent}
+            if path.resolve().parent not in homes:
+                raise DreamSetError("leads out of the folder of the index; refuse the set")
+            if not path.is_file():
+                raise DreamSetError(f"not found; copy it beside {self.path.name}")
+            found = path.stat().st_size
+            if found != expected:
+                raise DreamSetError(f"{found} bytes, expected {expected}; copy it again")
 
     def check_sha256(self, number: int) -> None:
         """Raise DreamSetError unless a shard holds the bytes that the index promises."""
@@ -286,12 +287,3 @@ class DreamSet:
         while len(self._open) > MAX_OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[number]
-
-
-def _why_missing(path: Path) -> str:
-    if any(path.parent.glob(f"{path.stem}-[0-9]*-of-[0-9]*.h5")):
-        return (
-            f"{path}: not found, but shards of it: an unfinished set; "
-            "run the same dreamforge synth command again to finish it"
-        )
-    return f"{path}: not found; expected the index of a dream set, such as dreams.h5"

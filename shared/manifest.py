@@ -74,6 +74,12 @@ class Manifest:
         """Whether the index holds the arrays itself."""
         return not self.shards
 
+    @property
+    def synthetic(self) -> bool | None:
+        """Whether the images are dreams (True) or real; None where the provenance does not say."""
+        found = self.provenance.get("synthetic")
+        return found if isinstance(found, bool) else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON types."""
         record = {

@@ -116,6 +116,29 @@ def was_dream_set(path: Path) -> bool:
         return FORMAT.encode() in head
 
 
+def holds_manifest(path: Path) -> bool:
+    """Tell whether a file is an index, of any version: a set, that is, and no shard of one."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(_HDF5_MAGIC)) != _HDF5_MAGIC:
+                return False
+        with h5py.File(path, "r", locking=False) as file:
+            is_set = _attributes(file).get("format") == FORMAT
+            return is_set and bool(file.id.links.exists(b"manifest"))
+    except (DreamSetError, *_LIBRARY_ERRORS):  # damaged, gone, or none of ours
+        return False
+
+
+def why_missing(path: Path) -> str:
+    """Return the error for an index that is not there: its shards may be."""
+    if any(path.parent.glob(f"{path.stem}-[0-9]*-of-[0-9]*.h5")):
+        return (
+            f"{path}: not found, but shards of it: an unfinished set; "
+            "run the same dreamforge synth command again to finish it"
+        )
+    return f"{path}: not found; expected the index of a dream set, such as dreams.h5"
+
+
 def _attributes(file: Any) -> dict[str, str | int]:
     found: dict[str, str | int] = {}
     for name in ATTRIBUTES:

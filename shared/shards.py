@@ -28,7 +28,7 @@ from shared.manifest import (
     parse_json,
     printable,
 )
-from shared.opener import ATTRIBUTES, MAX_ATTRIBUTE_BYTES, Contents, open_safely
+from shared.opener import ATTRIBUTES, MAX_ATTRIBUTE_BYTES, Contents, open_safely, why_missing
 from shared.superblock import with_checksum
 from shared.values import ARRAYS, INDEX_ARRAYS, arrays_of, bits, check_labels, check_values
 
@@ -87,6 +87,8 @@ def read_index(path: Path) -> Index:
     Raises:
         DreamSetError: If the file is damaged, hostile, of another version, or only a shard.
     """
+    if not path.exists():
+        raise DreamSetError(why_missing(path))
     with open_safely(path, INDEX_ARRAYS) as (file, contents):
         if "manifest" not in contents.tables:
             raise DreamSetError("is a shard, not the index; open the file without -NNNNN-of-NNNNN")

@@ -86,7 +86,8 @@ def write_dream_set(
         shards=tuple(shards),
         teacher=spec,
         synthesis=synthesis,
-        provenance=provenance or {"versions": {"dreamforge": "0.1.0"}, "seconds": 1.5},
+        provenance=provenance
+        or {"versions": {"dreamforge": "0.1.0"}, "seconds": 1.5, "synthetic": True},
         quality={"teacher_accuracy": 1.0},
     )
     write_index(index, manifest, dreams.labels, teacher=teacher)

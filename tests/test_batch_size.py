@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from dreamset_fixtures import write_dream_set
 
+from dreamforge import api
 from dreamforge import batch_size as module
 from dreamforge import engine as engine_module
 from dreamforge.batch_size import (
@@ -108,18 +110,42 @@ def test_whoever_continues_takes_the_recorded_size(
         (tmp_path / "dreams-00000-of-00003.h5").write_bytes(b"damaged")
     memory(10_000)
 
-    assert recorded_batch_size(out) == 8
+    assert recorded_batch_size(out, tiny_teacher, 24) == 8
     config, note = settle_batch_size(tiny_teacher, anything, CPU, out)
     assert config.batch_size == 8
     assert "was begun" in note
 
 
-def test_nothing_is_recorded_in_an_empty_folder_and_in_foreign_files(tmp_path: Path):
-    assert recorded_batch_size(tmp_path / "d.h5") is None
+def test_a_set_that_is_thrown_away_decides_nothing(tiny_teacher, anything, memory, tmp_path: Path):
+    out = tmp_path / "dreams.h5"
+    begun = SynthesisConfig(num_images=24, batch_size=8, shard_size=8, steps=2, precision="float32")
+    synthesize(tiny_teacher, begun, out, CPU)
+    memory(10_000)
+
+    config, note = settle_batch_size(tiny_teacher, anything, CPU, out, overwrite=True)
+    assert (config.batch_size, note) == (256, "")
+
+
+@pytest.mark.parametrize("size", [2**40, 101, 1, "8", None, True])
+def test_impossible_sizes_are_not_taken(tiny_teacher, tmp_path: Path, size: object):
+    index = write_dream_set(tmp_path, spec=tiny_teacher.spec, synthesis={"batch_size": size})
+
+    assert recorded_batch_size(index, tiny_teacher, 100) is None
+
+
+def test_the_size_of_another_teachers_set_is_not_taken(tiny_teacher, tmp_path: Path):
+    spec = dataclasses.replace(tiny_teacher.spec, fingerprint="cd" * 32)
+    index = write_dream_set(tmp_path, spec=spec, synthesis={"batch_size": 8})
+
+    assert recorded_batch_size(index, tiny_teacher, 24) is None
+
+
+def test_nothing_is_recorded_in_an_empty_folder_and_in_foreign_files(tiny_teacher, tmp_path: Path):
+    assert recorded_batch_size(tmp_path / "d.h5", tiny_teacher, 24) is None
     (tmp_path / "d-00000-of-00003.h5").write_bytes(b"something")
     (tmp_path / "d.h5").write_bytes(b"else")
 
-    assert recorded_batch_size(tmp_path / "d.h5") is None
+    assert recorded_batch_size(tmp_path / "d.h5", tiny_teacher, 24) is None
 
 
 # Out of memory.
@@ -244,3 +270,21 @@ def test_auto_undoes_a_presets_size(synth):
         ).stdout
     )
     assert plan["config"]["batch_size"] == 50
+
+
+def test_overwrite_makes_what_an_empty_place_gets(synth, tmp_path: Path):
+    synth("--batch-size", "8")
+
+    assert synth("--overwrite").exit_code == 0
+
+    assert read_index(tmp_path / "d.h5").manifest.synthesis["batch_size"] == 32
+
+
+@pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
+def test_overwrite_from_python_likewise(tiny_teacher, tmp_path: Path):
+    settings = {"num_images": 8, "steps": 1, "precision": "float32", "device": "cpu"}
+    facts = {"image_size": 8, "mean": 0.5, "std": 0.25, "progress": False}
+    for more in ({"batch_size": 4}, {"overwrite": True}):
+        made = api.synth(tiny_teacher.network, tmp_path / "d.h5", **settings, **facts, **more)
+
+    assert made.manifest.synthesis["batch_size"] == 8

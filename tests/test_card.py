@@ -31,6 +31,7 @@ def test_the_card_says_what_the_index_says(tmp_path: Path) -> None:
             "license": "Apache-2.0",
             "created": "2026-11-20T10:00:00+00:00",
             "command": "dreamforge synth --teacher x.pt",
+            "synthetic": True,
         },
     )
 
@@ -63,6 +64,19 @@ def test_real_images_are_called_so(tmp_path: Path) -> None:
     assert "synthetic" not in front_matter(text)["tags"]
     assert front_matter(text)["license"] == "other"
     assert front_matter(text)["license_name"] == "unspecified"
+
+
+@pytest.mark.parametrize("said", [{"seconds": 1}, {"synthetic": "no"}, {"synthetic": 1}])
+def test_nothing_is_claimed_where_the_set_does_not_say(tmp_path: Path, said: dict) -> None:
+    index = write_dream_set(tmp_path, provenance=said)
+
+    readme, croissant = write_card(index)
+
+    text = readme.read_text()
+    assert describe(index)["synthetic"] is None
+    assert "does not say whether its images are synthetic. Treat them as real" in text
+    assert "synthetic" not in front_matter(text)["tags"]
+    assert "24 images of unknown origin" in json.loads(croissant.read_text())["description"]
 
 
 def test_a_packed_set_promises_no_loading(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -291,3 +294,24 @@ def test_an_export_to_one_file_replaces_nothing_but_another(runner, dreams, tmp_
         assert "no earlier export" in result.stderr
         assert out.read_bytes() == before
         out.write_bytes(b"text")
+
+
+@pytest.mark.parametrize("name", [".", "", ".."])
+@pytest.mark.parametrize("command", ["preview", "card", "info", "verify"])
+def test_a_folder_is_no_set(runner, command: str, name: str) -> None:
+    result = runner.invoke(main, [command, name])
+
+    assert result.exit_code == (1 if command == "verify" else 3), result.output
+    assert "empty or not a file, expected HDF5" in result.output
+
+
+def test_names_with_accents_are_read_in_any_locale(tmp_path: Path) -> None:
+    index = write_dream_set(tmp_path, name="rêves.h5")
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    for words in (["verify", "--deep"], ["preview"], ["pack", "--out", str(tmp_path / "b.h5")]):
+        subprocess.run(
+            [sys.executable, "-m", "dreamforge", words[0], str(index), *words[1:]],
+            env=os.environ | plain | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            check=True,
+        )

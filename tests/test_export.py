@@ -15,7 +15,7 @@ from dreamforge.export import export, folder_names
 from dreamforge.import_images import import_images
 from dreamforge.verify import verify
 from shared.dreamset import DreamSet
-from shared.errors import CheckpointError, ConfigError
+from shared.errors import CheckpointError, ConfigError, DreamforgeError
 from shared.teacher import Teacher
 
 
@@ -82,6 +82,101 @@ def test_what_is_there_is_kept(dreams: DreamSet, tmp_path: Path) -> None:
         export(dreams, tmp_path / "dreams.npz", "npz")
     with pytest.raises(ConfigError, match="expected one of imagefolder"):
         export(dreams, tmp_path / "new", "parquet")
+
+
+@pytest.mark.parametrize("to", ["imagefolder", "webdataset"])
+@pytest.mark.parametrize("found", ["app", "notes.txt", "0-red/notes.txt", "0-red/sub/", "0-link"])
+def test_overwrite_removes_nothing_but_exports(
+    dreams: DreamSet, tmp_path: Path, to: str, found: str
+) -> None:
+    out = tmp_path / "there"
+    if found == "app":  # its manifest is another thing
+        out.mkdir()
+        (out / "manifest.json").write_text('{"name": "web app"}')
+    else:
+        export(dreams, out, "imagefolder")
+        if found.endswith("/"):
+            (out / found).mkdir()
+        elif found == "0-link":
+            (out / found).symlink_to(tmp_path)
+        else:
+            (out / found).write_text("precious")
+    before = sorted(out.rglob("*"))
+
+    with pytest.raises(ConfigError, match="is no earlier export"):
+        export(dreams, out, to, overwrite=True)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_overwrite_leaves_the_folder_of_the_set_alone(dreams: DreamSet, tmp_path: Path) -> None:
+    manifest = json.dumps(dreams.manifest.to_json())
+    (tmp_path / "manifest.json").write_text(manifest)
+
+    with pytest.raises(ConfigError, match="holds the set to read"):
+        export(dreams, tmp_path, "imagefolder", overwrite=True)
+    assert DreamSet.open(dreams.path).num_images == 24
+
+
+@pytest.mark.parametrize("before", ["imagefolder", "webdataset"])
+@pytest.mark.parametrize("after", ["imagefolder", "webdataset"])
+def test_an_earlier_export_is_replaced(
+    dreams: DreamSet, tmp_path: Path, before: str, after: str
+) -> None:
+    out, alone = tmp_path / "there", tmp_path / "alone"
+    export(dreams, out, before)
+
+    export(dreams, out, after, overwrite=True)
+
+    export(dreams, alone, after)
+    names = [[path.relative_to(top) for path in sorted(top.rglob("*"))] for top in (out, alone)]
+    assert names[0] == names[1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_earlier_export_stays_when_the_new_one_fails(
+    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "there"
+    export(dreams, out, "imagefolder")
+    before = sorted(out.rglob("*"))
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        export(dreams, out, "webdataset", overwrite=True)
+    assert sorted(out.rglob("*")) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_empty_folder_is_filled_by_whatever_name(
+    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, linked, link = (tmp_path / name for name in ("here", "linked", "link"))
+    here.mkdir()
+    linked.mkdir()
+    link.symlink_to(linked)
+    identity = here.stat().st_ino
+    monkeypatch.chdir(here)
+
+    export(dreams, Path(), "webdataset")
+    export(dreams, link, "webdataset")
+
+    assert here.stat().st_ino == identity
+    assert {path.name for path in here.iterdir()} == {"manifest.json", "dreams-000000.tar"}
+    assert link.is_symlink()
+    assert {path.name for path in linked.iterdir()} == {"manifest.json", "dreams-000000.tar"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(dreams: DreamSet, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(DreamforgeError, match=r"x: cannot be written to \(Not a directory\)"):
+        export(dreams, tmp_path / "file" / "x", "webdataset")
 
 
 def test_images_that_png_cannot_hold_go_to_npz(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def change_manifest(index: Path, **changes: object) -> None:
     set_manifest(index, json.dumps(record | changes).encode())
 
 
+def test_a_shard_that_is_a_link_to_itself_is_one_line(folder: Path) -> None:
+    (folder / SHARD).unlink()
+    (folder / SHARD).symlink_to(SHARD)
+
+    with pytest.raises(DreamSetError, match=SHARD):
+        DreamSet.open(folder / "dreams.h5")
+    (problem,) = verify(folder / "dreams.h5").problems
+    assert SHARD in problem
+
+
 def promise(folder: Path) -> Path:
     """Make the index promise the shard as it is now, as whoever forged it would."""
     index, shard = folder / "dreams.h5", folder / SHARD

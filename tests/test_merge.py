@@ -60,6 +60,25 @@ def test_sources_are_noted(tmp_path: Path) -> None:
     assert sources[0]["digest"] == DreamSet.open(paths[0]).manifest.digest()
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ((True, True), True),
+        ((True, False), False),
+        ((None, False), False),
+        ((True, None), None),
+        (("no", True), None),
+    ],
+)
+def test_a_set_is_synthetic_if_all_of_its_sources_say_so(tmp_path: Path, said, expected) -> None:
+    parts = [{"provenance": {"seconds": 1} if one is None else {"synthetic": one}} for one in said]
+
+    manifest = merge(sets(tmp_path, *parts), tmp_path / "all.h5")
+
+    assert manifest.synthetic is expected
+    assert manifest.provenance.get("synthetic") is expected
+
+
 def test_the_history_of_a_set_stays_a_flat_list(tmp_path: Path) -> None:
     paths = sets(tmp_path, {}, {}, {})
     merge(paths[:2], tmp_path / "two.h5")

@@ -7,7 +7,7 @@ import h5py
 import pytest
 import torch
 from click.testing import CliRunner
-from dreamset_fixtures import write_dream_set
+from dreamset_fixtures import tiny_dreams, write_dream_set, write_packed_set
 
 from dreamforge.assemble import make_room
 from dreamforge.cli import main
@@ -109,8 +109,110 @@ def test_what_was_a_dream_set_may_go_whole_damaged_or_empty(tmp_path: Path) -> N
     data = out.read_bytes()
     for left in (data, data[: len(data) // 2], b""):
         out.write_bytes(left)
-        refuse_to_lose([out, *tmp_path.glob("*-of-*")])
-    refuse_to_lose([tmp_path / "nothing.h5"])
+        refuse_to_lose(out, sorted(tmp_path.glob("*-of-*")))
+    refuse_to_lose(tmp_path / "nothing.h5", [])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def conversions(source: Path, out: Path) -> list[list[str]]:
+    ends = ["--out", str(out), "--overwrite"]
+    return [
+        ["unpack", str(source), *ends],
+        ["unpack", str(source), *ends, "--shard-size", "8"],
+        ["filter", str(source), *ends, "--agree"],
+        ["pack", str(source), *ends],
+    ]
+
+
+def test_shards_of_a_renamed_input_survive_overwrite(runner: CliRunner, tmp_path: Path) -> None:
+    index = write_dream_set(tmp_path)
+    renamed = index.rename(tmp_path / "full.h5")
+    before = contents(tmp_path)
+
+    for command in conversions(renamed, index):
+        result = runner.invoke(main, command)
+        assert result.exit_code == 2, result.output
+        assert "choose another --out" in result.stderr
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_shard_is_no_place_to_write(
+    runner: CliRunner, tmp_path: Path, *, linked: bool
+) -> None:
+    index = write_dream_set(tmp_path)
+    target = tmp_path / "dreams-00001-of-00002.h5"
+    if linked:
+        link = tmp_path / "other" / "name.h5"
+        link.parent.mkdir()
+        os.link(target, link)
+        target = link
+    before = [sha256_of(path) for path in sorted(tmp_path.rglob("*.h5"))]
+
+    for command in conversions(index, target):
+        result = runner.invoke(main, command)
+        assert result.exit_code == 2, result.output
+        assert "belongs to one of the sets to read (dreams-00001-of-00002.h5)" in result.stderr
+    assert [sha256_of(path) for path in sorted(tmp_path.rglob("*.h5"))] == before
+
+
+def test_merge_leaves_the_shards_of_its_inputs_alone(runner: CliRunner, tmp_path: Path) -> None:
+    a = write_dream_set(tmp_path, name="a.h5")
+    b = write_dream_set(tmp_path, name="b.h5", num_shards=1, dreams=tiny_dreams(seed=1))
+    before = contents(tmp_path)
+
+    out = str(tmp_path / "b-00000-of-00001.h5")
+    result = runner.invoke(main, ["merge", str(a), str(b), "--out", out, "--overwrite"])
+
+    assert result.exit_code == 2, result.output
+    assert contents(tmp_path) == before
+
+
+def test_shards_of_another_index_survive_overwrite(
+    runner: CliRunner, tiny_teacher, tiny_config, tmp_path: Path
+) -> None:
+    index = write_dream_set(tmp_path)
+    other = write_packed_set(tmp_path)
+    before = contents(tmp_path)
+
+    out = tmp_path / "dreams.hdf5"  # whose shards would be called like those of dreams.h5
+    with pytest.raises(ConfigError, match=r"belongs to dreams\.h5, so --overwrite leaves it alone"):
+        synthesize(tiny_teacher, tiny_config, out, torch.device("cpu"), overwrite=True)
+    for command in conversions(other, out):
+        assert runner.invoke(main, command).exit_code == 2
+    shard = tmp_path / "dreams-00000-of-00002.h5"
+    for command in conversions(other, shard):
+        assert runner.invoke(main, command).exit_code == 2
+    assert contents(tmp_path) == before
+    assert DreamSet.open(index).num_images == 24
+
+
+def test_a_packed_set_that_is_called_like_a_shard_survives_overwrite(
+    runner: CliRunner, tiny_teacher, tiny_config, tmp_path: Path
+) -> None:
+    index = write_dream_set(tmp_path)
+    write_packed_set(tmp_path).rename(tmp_path / "a-00000-of-00003.h5")
+    before = contents(tmp_path)
+
+    out = tmp_path / "a.h5"
+    for command in conversions(index, out):
+        result = runner.invoke(main, command)
+        assert result.exit_code == 2, result.output
+        assert "called like a shard of a.h5, but a set of its own" in result.stderr
+    with pytest.raises(ConfigError, match="a set of its own"):
+        synthesize(tiny_teacher, tiny_config, out, torch.device("cpu"), overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_signs_of_a_pattern_in_a_name_are_letters(tmp_path: Path) -> None:
+    write_dream_set(tmp_path, name="ab.h5")
+
+    make_room(tmp_path / "a[b].h5", overwrite=True)
+
+    assert DreamSet.open(tmp_path / "ab.h5").num_images == 24
 
 
 def test_other_files_beside_the_inputs_may_be_written(tmp_path: Path) -> None:

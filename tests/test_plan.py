@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,23 @@ def test_batches_have_at_most_two_sizes(num_images, batch_size, sizes):
     assert batch_sizes(config) == sizes
     made = {b.stop - b.start for s in plan_shards(config, Path("d.h5")) for b in s.batches}
     assert made == set(sizes)
+
+
+@pytest.mark.parametrize("num_images", [10**10, 2**62])
+@pytest.mark.parametrize("shard_size", [None, 2, 2**40])
+def test_a_mistyped_number_is_refused_before_anything_is_planned(
+    num_images: int, shard_size: int | None
+):
+    config = SynthesisConfig(num_images=num_images, batch_size=64, shard_size=shard_size)
+    started = time.monotonic()
+
+    with pytest.raises(ConfigError, match=r"--n \d+: [\d,]+ batches, expected at most 1,048,576"):
+        plan_shards(config.resolve((3, 8, 8)), Path("d.h5"))
+    assert time.monotonic() - started < 0.5
+
+
+def test_too_many_shards_are_refused_likewise():
+    config = SynthesisConfig(num_images=10**6, batch_size=2, shard_size=2).resolve((3, 8, 8))
+
+    with pytest.raises(ConfigError, match="500000 shards: expected 1 to 99999"):
+        plan_shards(config, Path("d.h5"))

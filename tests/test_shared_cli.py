@@ -40,6 +40,7 @@ def tool() -> None:
 @tool.command()
 @cli_options.config_options(Toy)
 @click.option("--raise", "name")
+@click.option("--overwrite", is_flag=True)
 def show(name, **options):
     """Print the config, or fail as told."""
     errors = {
@@ -179,6 +180,38 @@ def test_the_command_is_recorded_as_it_can_be_typed_again(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/x/toy/__main__.py", "show", "--out", "my dreams.h5"])
     with click.Context(tool, info_name="python -m toy"):
         assert cli.command_line() == "python -m toy show --out 'my dreams.h5'"
+
+
+def test_the_command_begins_with_the_variables_that_it_uses(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["toy", "show", "--n", "3"])
+    monkeypatch.setenv("TOY_SHOW_RATE", "0.75")
+    monkeypatch.setenv("TOY_SHOW_KIND", "")  # not set, to click
+    monkeypatch.setenv("TOY_SHOW_NONSENSE", "1")
+    monkeypatch.setenv("TOY_OTHER_N", "4")
+    with click.Context(tool, info_name="toy") as context:
+        context.invoked_subcommand = "show"
+        assert cli.command_line() == "TOY_SHOW_RATE=0.75 toy show --n 3"
+
+
+def test_no_run_begins_whose_date_cannot_be_recorded(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "tomorrow")
+    with click.Context(tool, info_name="toy"), pytest.raises(ConfigError, match="tomorrow"):
+        cli.command_line()
+
+
+def test_what_goes_on_after_an_interruption_removes_nothing(runner, monkeypatch):
+    words = ["show", "--n", "3", "--raise", "interrupt"]
+    monkeypatch.setattr("sys.argv", ["toy", *words])
+    assert "; the same command goes on from here: " in run(runner, *words[1:]).stderr
+
+    monkeypatch.setattr("sys.argv", ["toy", *words, "--overwrite"])
+    said = run(runner, *words[1:], "--overwrite").stderr
+    assert said.startswith("tool: error: interrupted; without --overwrite the command goes on")
+    assert said.endswith("from here: tool show --n 3 --raise interrupt\n")
+
+    monkeypatch.setattr("sys.argv", ["toy", *words])
+    said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
+    assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise interrupt\n")
 
 
 def test_durations_are_read_at_a_glance():

@@ -12,7 +12,7 @@ import dreamforge.cli
 from dreamforge.info import describe
 from dreamforge.signing import NAMESPACE, Signer, check_signature, sign
 from dreamforge.verify import verify
-from shared.errors import DreamforgeError, DreamSetError, InputFileError
+from shared.errors import ConfigError, DreamforgeError, DreamSetError, InputFileError
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs OpenSSH")
 LAB = "lab@example.org"
@@ -134,7 +134,7 @@ def test_a_set_without_signature_is_a_problem_and_a_missing_list_an_error(
 
 def test_a_signature_is_replaced_only_when_asked(signed: Path, keys: Path) -> None:
     before = (signed.parent / "dreams.h5.sig").read_bytes()
-    with pytest.raises(DreamforgeError, match="is there already; --overwrite"):
+    with pytest.raises(ConfigError, match="is there already; --overwrite"):
         sign(signed, keys / "other")
     assert (signed.parent / "dreams.h5.sig").read_bytes() == before
 
@@ -180,3 +180,22 @@ def test_the_commands(runner, tmp_path: Path, keys: Path) -> None:
     shard = next(iter(sorted(tmp_path.glob("dreams-0*.h5"))))
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "expected" in call("sign", str(index), "--key", str(keys / "lab"), "--overwrite", code=1)
+    # The set is not even read where its signature is in the way.
+    assert "is there already" in call("sign", str(index), "--key", str(keys / "lab"), code=2)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_hinders_signing_is_json_too(runner, tmp_path: Path, keys: Path, damaged: bool):
+    index = write_dream_set(tmp_path)
+    if damaged:
+        (tmp_path / "dreams-00000-of-00002.h5").write_bytes(b"no shard")
+    else:
+        index = tmp_path / "missing.h5"
+
+    words = ["sign", str(index), "--key", str(keys / "lab"), "--json"]
+    result = runner.invoke(dreamforge.cli.main, words)
+
+    assert result.exit_code == 1, result.output
+    record = json.loads(result.stdout)
+    assert record["fine"] is False
+    assert len(record["problems"]) == 1

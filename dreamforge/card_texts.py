@@ -1,0 +1,27 @@
+"""What cards say of every set, by whether its images are synthetic; None is for nobody knows."""
+
+PURPOSE = (
+    "Pruning, distilling and quantizing the teacher, or a network like it, where its training data "
+    "may not be used. Measuring how well that works."
+)
+LIMITS = (
+    "The images show what this one teacher responds to. They are no sample of its training data, "
+    "carry its mistakes and biases, and are no basis to judge accuracy on real images."
+)
+_DREAMS = (
+    "Synthetic does not mean private. The images are derived from the teacher's weights, which "
+    "were fitted to its training data and can leak who or what was in it; so can students "
+    "distilled on them (arXiv:2502.12976). Treat the set as confidential as the teacher."
+)
+_REAL = (
+    "These are real images, imported to be compared with dreams. What their source allows, and the "
+    "rights of the people in them, decide what may be done with them."
+)
+_UNKNOWN = (
+    "The set does not say whether its images are synthetic. Treat them as real ones: what their "
+    "source allows, and the rights of the people in them, decide what may be done with them."
+)
+
+WHAT = {True: "Dreams made from", False: "Real images labeled by", None: "Images labeled by"}
+KIND = {True: "synthetic images", False: "real images", None: "images of unknown origin"}
+PRIVACY = {True: _DREAMS, False: _REAL, None: _UNKNOWN}
