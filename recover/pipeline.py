@@ -118,6 +118,7 @@ def recover_student(
     journal = Journal(folder.metrics)
     journal.rewind(run.step)
     run = distill(run, again=again, journal=journal, save=save, progress=progress)
+    run.check()
     student, masks = run.taught.eval(), run.masks
     if config.final_repair:
         student = _repaired_if_no_worse(setup, student, judge)
