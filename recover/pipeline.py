@@ -27,7 +27,7 @@ from recover.holdout import images_of
 from recover.journal import Journal
 from recover.masks import Masks, dense_masks
 from recover.mending import mend, mending_warnings, repair
-from recover.preparation import Setup, prepare, run_arguments
+from recover.preparation import Setup, inputs_of, prepare, run_arguments
 from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
 from recover.warm_start import with_start
@@ -79,7 +79,9 @@ def recover_student(
         remarks: For the report, a sentence each.
 
     Raises:
-        ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
+        ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set, or holds what
+            the run reads.
+        DreamforgeError: If another process is at work on ``out``.
         IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
             together.
         DivergedError: If the loss is not finite at a thousandth of the rate either.
@@ -91,9 +93,26 @@ def recover_student(
     )
     if start is not None:
         setup = with_start(setup, start)
+    folder = RunFolder(out, run_arguments(setup, eval_data), inputs_of(setup))
+    with folder.begin(overwrite=overwrite) as state:
+        return _recover(
+            setup, eval_data, folder, state, progress, command=command, remarks=remarks, at=started
+        )
+
+
+def _recover(
+    setup: Setup,
+    eval_data: EvalData | None,
+    folder: RunFolder,
+    state: Mapping[str, Any] | None,
+    progress: ProgressCallback,
+    *,
+    command: str,
+    remarks: Sequence[str],
+    at: float,
+) -> RecoveryReport:
+    """Do the run; it began ``at`` that time of the monotonic clock, or goes on from ``state``."""
     config = setup.config
-    folder = RunFolder(out, run_arguments(setup, len(eval_data.images) if eval_data else None))
-    state = folder.begin(overwrite=overwrite)
     judge = _judge(setup, eval_data, progress)
 
     if state is None:
@@ -106,7 +125,7 @@ def recover_student(
         seconds_before = float(state["seconds"])
 
     def seconds() -> float:
-        return seconds_before + time.monotonic() - started
+        return seconds_before + time.monotonic() - at
 
     def save(run: Distillation) -> None:
         folder.save({**run.state(), "stages": _stages_to_json(stages), "seconds": seconds()})
@@ -129,7 +148,7 @@ def recover_student(
         sparsity=config.sparsity,
         **stages,
         seconds=seconds(),
-        out=str(out),
+        out=str(folder.path),
         num_weights=masks.num_weights,
         num_kept=masks.num_kept,
         layers=tuple(masks.layers()),
@@ -255,6 +274,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
             "num_held_out": len(setup.split.held_out),
         },
         "num_eval_images": None if eval_data is None else len(eval_data.images),
+        "eval_data_digest": None if eval_data is None else eval_data.digest,
         "num_processes": setup.group.count,
     }
 
