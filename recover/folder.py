@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recover.lock import LOCK_NAME, alone_in
-from shared.checkpoint import load_state, save_state
+from recover.report import StageRecord
+from recover.state import read_state, write_state
 from shared.errors import ConfigError, IncompatibleError
 from shared.files import remove_stale_temporaries
 
@@ -120,23 +121,27 @@ class RunFolder:
         if not self.checkpoint.exists():
             self.metrics.unlink(missing_ok=True)
             return None
-        state: dict[str, Any] = load_state(self.checkpoint)
-        self._refuse_other_arguments(json.loads(state["arguments"]))
+        state = read_state(self.checkpoint)
+        self._refuse_other_arguments(state["arguments"])
         return state
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, atomically."""
-        save_state(self.checkpoint, {**state, "arguments": json.dumps(self._arguments)})
+    def save(self, state: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> None:
+        """Write the checkpoint, atomically: the state of a distillation, and what was judged."""
+        write_state(self.checkpoint, state, arguments=self._arguments, stages=stages)
 
     def finish(self) -> None:
         """Remove the checkpoint: the results are in place."""
         self.checkpoint.unlink(missing_ok=True)
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
-        """Return those of the unfinished run here; None where there is none."""
+        """Return those of the unfinished run here; None where there is none.
+
+        Raises:
+            CheckpointError: If its state is damaged.
+        """
         if not self.checkpoint.exists():
             return None
-        arguments: dict[str, Any] = json.loads(load_state(self.checkpoint)["arguments"])
+        arguments: dict[str, Any] = read_state(self.checkpoint)["arguments"]
         return arguments
 
     def refuse_other_arguments(self) -> None:

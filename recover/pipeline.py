@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,11 +29,11 @@ from recover.mending import mend, mending_warnings, repair
 from recover.preparation import Setup, inputs_of, prepare, run_arguments
 from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
+from recover.state import damaged
 from recover.warm_start import with_start
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
-from shared.errors import IncompatibleError
 from shared.evaldata import EvalData
 from shared.files import write_json
 from shared.progress import ProgressCallback, ignore_progress
@@ -82,6 +81,7 @@ def recover_student(
         ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set, or holds what
             the run reads.
         DreamforgeError: If another process is at work on ``out``.
+        CheckpointError: If the state of an unfinished run in ``out`` is damaged.
         IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
             together.
         DivergedError: If the loss is not finite at a thousandth of the rate either.
@@ -120,7 +120,7 @@ def _recover(
         run = new_distillation(setup, student, masks)
         seconds_before = 0.0
     else:
-        stages = _stages_from_json(state["stages"])
+        stages = state["stages"]
         run = _resumed(setup, state, folder)
         seconds_before = float(state["seconds"])
 
@@ -128,7 +128,7 @@ def _recover(
         return seconds_before + time.monotonic() - at
 
     def save(run: Distillation) -> None:
-        folder.save({**run.state(), "stages": _stages_to_json(stages), "seconds": seconds()})
+        folder.save({**run.state(), "seconds": seconds()}, stages)
 
     def again(config: RecoverConfig) -> Distillation:
         begun = dataclasses.replace(setup, config=config)
@@ -233,19 +233,9 @@ def _resumed(setup: Setup, state: Mapping[str, Any], folder: RunFolder) -> Disti
     run = new_distillation(setup, student, dense_masks(student))
     try:
         run.restore(state)
-    except (KeyError, RuntimeError) as error:
-        raise IncompatibleError(
-            f"{folder.checkpoint}: not a checkpoint of this run; start again with --overwrite"
-        ) from error
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise damaged(folder.checkpoint, f"{type(error).__name__}: {error}") from error
     return run
-
-
-def _stages_to_json(stages: Mapping[str, StageRecord]) -> str:
-    return json.dumps({name: dataclasses.asdict(stage) for name, stage in stages.items()})
-
-
-def _stages_from_json(text: str) -> dict[str, StageRecord]:
-    return {name: StageRecord(**record) for name, record in json.loads(text).items()}
 
 
 def _facts(setup: Setup, run: Distillation) -> dict[str, Any]:
