@@ -34,13 +34,13 @@ def choose_masks(
     """Return which weights of ``network`` the config's importance and allocation keep.
 
     Exactly ``round((1 - sparsity) N)`` of all ``N`` prunable weights are kept, those in layers that
-    are never pruned included.
+    are never pruned included; or all that are not pruned yet, where these are fewer.
 
     Args:
         network: Any network with prunable weights.
         config: Says how; its own sparsity is the final one.
         sparsity: Of these masks, at most ``config.sparsity``.
-        kept: Masks in force (True = kept), of no higher sparsity: what they prune stays pruned.
+        kept: Masks in force (True = kept): what they prune stays pruned.
         squared_gradients: As for :func:`recover.importance.importance`.
 
     Raises:
@@ -156,7 +156,8 @@ def _counts(
     room = {name: int((scores[name] > PRUNED).sum()) for name in parts}
     counts = {name: sizes[name] for name in whole}
     left = num_weights_kept(sum(sizes.values()), sparsity) - sum(counts.values())
-    return counts | proportional_counts(left, parts, room)
+    # A student to start from may have more zeros than it was pruned to: a dead channel's weights.
+    return counts | proportional_counts(min(left, sum(room.values())), parts, room)
 
 
 def _patterns(text: str | None) -> list[str]:

@@ -110,8 +110,7 @@ def run(
     with _found_teacher(opened, teacher, facts) as loaded, shown(progress) as callback:
         real = _real_images(eval_data, loaded.spec)
         if is_again:
-            num_real = None if real is None else len(real.images)
-            report = finished_report(config, loaded, opened, num_real, path)
+            report = finished_report(config, loaded, opened, real, path)
         else:
             report = recover_student(
                 config,
@@ -186,8 +185,7 @@ def run_sweep(
             warm_start = starts_warm(configs, Worker(), folder, overwrite=overwrite)
         if warm_start:
             configs = list(warm_starts(configs))
-        num_real = None if real is None else len(real.images)
-        plan = plan_levels(configs, loaded, opened, num_real, folder, overwrite=overwrite)
+        plan = plan_levels(configs, loaded, opened, real, folder, overwrite=overwrite)
         run_levels(
             plan,
             loaded,

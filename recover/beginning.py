@@ -11,6 +11,7 @@ from recover.importance import prunable_weights
 from recover.masks import Masks, dense_masks
 from recover.mending import mend
 from recover.preparation import Setup
+from recover.schedule import starts_pruned
 from recover.slim import Slimming, slimming_of
 from recover.warm_start import masks_of_zeros
 from shared.errors import IncompatibleError
@@ -50,7 +51,7 @@ def start_of_distillation(
     config: RecoverConfig, origin: Teacher, pruned: nn.Module, masks: Masks
 ) -> tuple[nn.Module, Masks]:
     """Return what is distilled: the pruned network, or a dense copy that gets pruned on the way."""
-    if config.schedule == "one-shot" or config.steps == 0:
+    if starts_pruned(config):
         return pruned, masks
     dense = copy.deepcopy(origin.network)
     has_zeros = config.warm_start and config.channels is None

@@ -16,6 +16,7 @@ from recover.folder import RunFolder, changed_arguments
 from recover.pace import Pace, measure_pace
 from recover.preparation import Setup, run_arguments
 from shared.errors import ConfigError, DreamSetError, IncompatibleError, InputFileError
+from shared.evaldata import EvalData
 from shared.files import write_json_once
 from shared.manifest import parse_json
 
@@ -93,7 +94,7 @@ def choose_steps(
     folder: Path,
     budget: float,
     *,
-    num_real_images: int | None,
+    eval_data: EvalData | None,
     spent: float = 0.0,
     num_levels: int | None = None,
     fresh: bool = False,
@@ -108,7 +109,7 @@ def choose_steps(
         setup: Of the run, or of any level of the sweep. Its steps are those without a budget.
         folder: Of the run, or of the sweep.
         budget: Seconds for all of it.
-        num_real_images: To judge by, None without.
+        eval_data: To judge by, None without.
         spent: Seconds of the budget that are gone.
         num_levels: Levels that one worker of a sweep runs one after another; None of a run.
         fresh: Whatever an earlier call recorded does not count.
@@ -120,14 +121,16 @@ def choose_steps(
         InputFileError: If the record there cannot be read.
     """
     path = RunFolder(folder, {}).budget
-    arguments = _arguments(setup, budget, num_real_images, is_sweep=num_levels is not None)
+    arguments = _arguments(setup, budget, eval_data, is_sweep=num_levels is not None)
     looks = setup.group.leads and not fresh
     found = _recorded(path, arguments) if looks else None
     if setup.group.any(found is not None):
         chosen: BudgetedSteps = setup.group.share(found)
         return chosen
     share = budget / (num_levels or 1)
-    pace = measure_pace(setup, num_real_images or 0, patience=share / MOST_WARM_UPS)
+    pace = measure_pace(
+        setup, len(eval_data.images) if eval_data else 0, patience=share / MOST_WARM_UPS
+    )
     time_left = (budget * (1 - RESERVE) - spent) / (num_levels or 1)
     choice = _choice(budget, time_left, pace, setup.config)
     if write and setup.group.leads:
@@ -151,10 +154,10 @@ def _choice(budget: float, seconds: float, pace: Pace, config: RecoverConfig) ->
 
 
 def _arguments(
-    setup: Setup, budget: float, num_real_images: int | None, *, is_sweep: bool
+    setup: Setup, budget: float, eval_data: EvalData | None, *, is_sweep: bool
 ) -> dict[str, Any]:
     """Return what a record must have been made for: all arguments, but for what is chosen here."""
-    arguments = {**run_arguments(setup, num_real_images), "--budget": f"{budget:g} s"}
+    arguments = {**run_arguments(setup, eval_data), "--budget": f"{budget:g} s"}
     for name in ("--steps", *(["--sparsity", "--channels"] if is_sweep else [])):
         del arguments[name]
     return arguments

@@ -111,7 +111,7 @@ def run(
             config = time_given.fit(
                 prepare(config, teacher, dreams, **shared),
                 out,
-                len(real.images) if real else None,
+                real,
                 overwrite=overwrite,
                 write=not dry_run,
             )
@@ -119,9 +119,8 @@ def run(
         if dry_run:
             plan = plan_recovery(prepare(config, teacher, dreams, **shared))
         elif is_again:
-            num_real_images = len(real.images) if real else None
             if group.leads:
-                report = finished_report(config, teacher, dreams, num_real_images, out)
+                report = finished_report(config, teacher, dreams, real, out)
                 say(f"recover: {out}: already finished")
         elif group.leads:
             with progress_display() as progress:

@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from recover.budget import BudgetedSteps
     from recover.preparation import Setup
+    from shared.evaldata import EvalData
 
 BUDGET = click.option(
     "--budget",
@@ -54,7 +55,7 @@ class Budget:
         self,
         setup: "Setup",
         folder: Path,
-        num_real_images: int | None,
+        eval_data: "EvalData | None",
         *,
         num_levels: int | None = None,
         overwrite: bool = False,
@@ -65,7 +66,7 @@ class Budget:
         Args:
             setup: See :func:`recover.budget.choose_steps`, as for the rest.
             folder: Likewise.
-            num_real_images: Likewise.
+            eval_data: Likewise.
             num_levels: Likewise.
             overwrite: Choose anew; unless nothing is written, the earlier run's files (of a sweep:
                 the record alone) are removed, so the run itself must not overwrite any more.
@@ -74,18 +75,20 @@ class Budget:
         assert self.seconds is not None
         from recover.budget import choose_steps
         from recover.folder import RunFolder
+        from recover.preparation import inputs_of
 
         if overwrite and write and setup.group.leads:
-            earlier = RunFolder(folder, {})
+            earlier = RunFolder(folder, {}, inputs_of(setup))
             if num_levels is None:
-                earlier.begin(overwrite=True)
+                with earlier.begin(overwrite=True):
+                    pass
             else:
                 earlier.budget.unlink(missing_ok=True)
         choice = choose_steps(
             setup,
             folder,
             self.seconds,
-            num_real_images=num_real_images,
+            eval_data=eval_data,
             spent=time.monotonic() - self._started,
             num_levels=num_levels,
             fresh=overwrite,

@@ -123,13 +123,12 @@ def sweep(
     dreams = DreamSet.open(dreams_path)
     teacher = open_teacher(dreams, arguments)
     real = open_real_images(eval_data, teacher.spec)
-    num_real = None if real is None else len(real.images)
     if budget is not None:
         _refuse_to_overwrite(me, overwrite=overwrite)
         base = time_given.fit(
             prepare(configs[-1], teacher, dreams, allow_teacher_mismatch=mismatch),
             out,
-            num_real,
+            real,
             num_levels=-(-len(levels) // me.count),
             overwrite=overwrite,
             write=not arguments["dry_run"],
@@ -143,7 +142,7 @@ def sweep(
     if warm_start:
         _refuse_workers(me)
         configs = list(warm_starts(configs))
-    plan = plan_levels(configs, teacher, dreams, num_real, out, overwrite=overwrite)
+    plan = plan_levels(configs, teacher, dreams, real, out, overwrite=overwrite)
     if arguments["dry_run"]:
         _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
         return

@@ -31,6 +31,7 @@ from recover.schedule import (
     last_pruning_step,
     learning_rate,
     sparsity_at,
+    starts_pruned,
 )
 from recover.slim import Slimming, slimming_of
 from shared.architectures import resize
@@ -114,7 +115,7 @@ class Distillation:
         self._loss_count = 0
         set_modes(student, config.bn_mode)
         self._lesson = Lesson(teacher, config, device, lambda: feed.batch(0)[0])
-        if self._slimming is not None and last_pruning_step(config) == 0:
+        if self._slimming is not None and starts_pruned(config):
             self._slimming.cut_as_chosen(teacher.network, config)  # the student has been cut
         if self._slimming is not None:
             self._lesson.follow(self._slimming.inputs_left())
@@ -191,10 +192,18 @@ class Distillation:
         """Which of the teacher's channels the student still has, where some are to go."""
         return None if self._slimming is None else self._slimming.record()
 
+    def check(self) -> None:
+        """Assert that what counts as pruned is, and in the end all that was to be."""
+        for network in (self.student, self.taught):
+            self.masks.check(network)
+            if self._slimming is not None:
+                self._slimming.check(network)
+        if self._slimming is not None and self.step == self.config.steps:
+            self._slimming.check_share(self.config)
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, for :meth:`restore`."""
-        self.masks.check(self.student)
-        self.masks.check(self.taught)
+        self.check()
         return {
             "step": self.step,
             "lr": self.config.lr,

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from recover.config import RecoverConfig
-from recover.folder import changed_arguments
-from recover.preparation import named_arguments, resolved
+from recover.folder import RunFolder, changed_arguments
+from recover.preparation import named_arguments, resolved, start_of
 from recover.report import RecoveryReport
 from recover.results import read_report
+from recover.student import origin_of_student
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
+from shared.evaldata import EvalData
 from shared.teacher import Teacher
 
 
@@ -17,7 +19,7 @@ def finished_report(
     config: RecoverConfig,
     teacher: Teacher,
     dreams: DreamSet | None,
-    num_eval_images: int | None,
+    eval_data: EvalData | None,
     out: Path,
 ) -> RecoveryReport:
     """Return the report of the finished run in ``out`` if the same run is asked for again.
@@ -26,7 +28,7 @@ def finished_report(
         config: As asked for now.
         teacher: Likewise.
         dreams: Likewise; None of a pruning without.
-        num_eval_images: Likewise; None without real images.
+        eval_data: Likewise; None without real images.
         out: Folder of a finished run.
 
     Raises:
@@ -34,23 +36,32 @@ def finished_report(
         InputFileError: If its report cannot be read.
     """
     report = read_report(out)
-    asked = asked_arguments(config, teacher, dreams, num_eval_images)
+    asked = asked_arguments(config, teacher, dreams, eval_data)
     changes = changed_arguments(arguments_of(report), asked)
     if changes:
         raise ConfigError(
             f"--out {out}: holds a finished run with {', '.join(changes[:3])}; choose another "
             "folder or --overwrite it"
         )
+    RunFolder(out, {}).finish()  # it may have been killed just before it did so itself
     return report
 
 
 def asked_arguments(
-    config: RecoverConfig, teacher: Teacher, dreams: DreamSet | None, num_eval_images: int | None
+    config: RecoverConfig, teacher: Teacher, dreams: DreamSet | None, eval_data: EvalData | None
 ) -> dict[str, Any]:
     """Return what decides the result of a run, before anything is prepared for it."""
-    identity = resolved(config, teacher).identity()
-    digest = None if dreams is None else dreams.manifest.digest()
-    return named_arguments(identity, teacher.spec.fingerprint, digest, num_eval_images)
+    start = None
+    # A finished run is what it is after the file is gone, too.
+    if config.student_weights is not None and Path(config.student_weights).exists():
+        start = start_of(config, origin_of_student(config, teacher)[0])
+    return named_arguments(
+        resolved(config, teacher).identity(),
+        teacher.spec.fingerprint,
+        None if dreams is None else dreams.manifest.digest(),
+        eval_data and len(eval_data.images),
+        (eval_data and eval_data.digest, start),
+    )
 
 
 def arguments_of(report: RecoveryReport) -> dict[str, Any]:
@@ -58,9 +69,11 @@ def arguments_of(report: RecoveryReport) -> dict[str, Any]:
     origin = report.provenance
     unimportant = RecoverConfig().to_json().keys() - RecoverConfig().identity().keys()
     identity = {name: value for name, value in report.config.items() if name not in unimportant}
+    start = (origin.get("student") or {}).get("fingerprint")
     return named_arguments(
         identity,
         (origin.get("teacher") or {}).get("fingerprint"),
         (origin.get("dreams") or {}).get("digest"),
         origin.get("num_eval_images"),
+        (origin.get("eval_data_digest"), start if identity.get("student_weights") else None),
     )

@@ -1,13 +1,18 @@
 """The output folder: what is in it while a run goes, when it was killed, and when it is done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared.checkpoint import load_state, save_state
+from recover.lock import LOCK_NAME, alone_in
+from recover.report import StageRecord
+from recover.state import read_state, write_state
 from shared.errors import ConfigError, IncompatibleError
 from shared.files import remove_stale_temporaries
+
+CONTENTS = ("contents of --eval-data", "contents of --student-weights")
 
 
 class RunFolder:
@@ -27,9 +32,15 @@ class RunFolder:
     Args:
         path: The folder; made by :meth:`begin`.
         arguments: Whatever decides the result, as JSON scalars by the name users know.
+        inputs: Files that the run reads, which it must not replace; None for one that is no file.
     """
 
-    def __init__(self, path: Path, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        arguments: Mapping[str, Any],
+        inputs: Sequence[Path | str | None] = (),
+    ) -> None:
         self.path = path
         self.student = path / "student.safetensors"
         self.report = path / "report.json"
@@ -37,6 +48,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.budget = path / "budget.json"
         self._arguments = dict(arguments)
+        self._inputs = tuple(Path(each) for each in inputs if each is not None)
 
     @property
     def _files(self) -> tuple[Path, ...]:
@@ -55,19 +67,53 @@ class RunFolder:
             raise ConfigError(
                 f"--out {self.path}: holds a finished run; choose another folder or --overwrite it"
             )
+        self.refuse_to_lose(overwrite=overwrite)
 
-    def begin(self, *, overwrite: bool) -> dict[str, Any] | None:
-        """Make the folder ready and return the state of the unfinished run in it, if any.
+    def refuse_to_lose(self, *, overwrite: bool) -> None:
+        """Raise a ConfigError if a run here would replace what it reads, or what no run made.
+
+        Args:
+            overwrite: Whatever has the name of a run's file may go, but for what it reads.
+        """
+        for file in self._files:
+            if any(_is_same(file, source) for source in self._inputs):
+                raise ConfigError(
+                    f"--out {self.path}: its {file.name} is what this run starts from; choose "
+                    "another folder"
+                )
+        # One that was killed before its first checkpoint leaves its lock.
+        ours = (self.report, self.checkpoint, self.path / LOCK_NAME)
+        found = [file.name for file in (self.student, self.metrics) if file.exists()]
+        if found and not overwrite and not any(file.exists() for file in ours):
+            raise ConfigError(
+                f"--out {self.path}: found {found[0]} without a report or a checkpoint, expected a "
+                "run's folder or a new one; choose another folder or --overwrite it"
+            )
+
+    @contextmanager
+    def begin(self, *, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+        """Make the folder ready and yield the state of the unfinished run in it, if any.
+
+        Until the block ends, no other process can begin here.
 
         Args:
             overwrite: Remove an earlier run's files (no others) first.
 
         Raises:
-            ConfigError: If the folder holds a finished run, or is a file.
+            CheckpointError: If the unfinished run's state is damaged.
+            ConfigError: If the folder holds a finished run, or is a file, or as
+                :meth:`refuse_to_lose`.
+            DreamforgeError: If another process is at work on it.
             IncompatibleError: If it holds an unfinished run of other arguments.
         """
         self.refuse_finished(overwrite=overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.path):
+            self.refuse_finished(overwrite=overwrite)  # by whoever was in here just now
+            yield self._state(overwrite=overwrite)
+
+    def _state(self, *, overwrite: bool) -> dict[str, Any] | None:
+        """Return what the unfinished run here left, and remove what is of no use."""
         for file in self._files:
             remove_stale_temporaries(file)
             if overwrite:
@@ -75,23 +121,27 @@ class RunFolder:
         if not self.checkpoint.exists():
             self.metrics.unlink(missing_ok=True)
             return None
-        state: dict[str, Any] = load_state(self.checkpoint)
-        self._refuse_other_arguments(json.loads(state["arguments"]))
+        state = read_state(self.checkpoint)
+        self._refuse_other_arguments(state["arguments"])
         return state
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, atomically."""
-        save_state(self.checkpoint, {**state, "arguments": json.dumps(self._arguments)})
+    def save(self, state: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> None:
+        """Write the checkpoint, atomically: the state of a distillation, and what was judged."""
+        write_state(self.checkpoint, state, arguments=self._arguments, stages=stages)
 
     def finish(self) -> None:
         """Remove the checkpoint: the results are in place."""
         self.checkpoint.unlink(missing_ok=True)
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
-        """Return those of the unfinished run here; None where there is none."""
+        """Return those of the unfinished run here; None where there is none.
+
+        Raises:
+            CheckpointError: If its state is damaged.
+        """
         if not self.checkpoint.exists():
             return None
-        arguments: dict[str, Any] = json.loads(load_state(self.checkpoint)["arguments"])
+        arguments: dict[str, Any] = read_state(self.checkpoint)["arguments"]
         return arguments
 
     def refuse_other_arguments(self) -> None:
@@ -109,11 +159,23 @@ class RunFolder:
             )
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
 def changed_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return ``--lr 0.05 (now 0.01)`` for everything that differs, sorted by name."""
+    """Return ``--lr 0.05 (now 0.01)`` for everything that differs, sorted by name.
+
+    What only one of them says of the contents of files is no difference: earlier versions did not
+    record it.
+    """
     now = json.loads(json.dumps(now))  # as a file has it: lists for tuples
+    unknown = {name for name in CONTENTS if name not in before or name not in now}
     return [
         f"{name} {before.get(name)} (now {now.get(name)})"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - unknown)
         if before.get(name) != now.get(name)
     ]

@@ -23,16 +23,20 @@ class Journal:
             stream.write(json.dumps(row, allow_nan=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the rows after ``step``, and a last line that was cut off."""
+        """Drop the rows after ``step``, and whatever follows a line that is no row."""
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+        for line in self._path.read_bytes().splitlines():
+            if not _is_row_until(step, line):
                 break
-            if row["step"] > step:
-                break
-            kept.append(line + "\n")
+            kept.append(line.decode() + "\n")
         write_text(self._path, "".join(kept))
+
+
+def _is_row_until(step: int, line: bytes) -> bool:
+    try:
+        row = json.loads(line)
+        return bool(row["step"] <= step)
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return False  # cut off, or damaged

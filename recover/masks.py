@@ -108,15 +108,17 @@ class Masks:
 def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Keep the best-scored weights of the whole network.
 
-    Exactly ``round((1 - sparsity) * N)`` of the ``N`` weights are kept; among equal scores those
-    that come first, in the order of the mapping and of the weights' elements.
+    Exactly ``round((1 - sparsity) * N)`` of the ``N`` weights are kept, or all that are not pruned
+    yet where these are fewer; among equal scores those that come first, in the order of the mapping
+    and of the weights' elements.
 
     Args:
-        scores: Float32 importance by weight, any shapes, all on one device, without NaN.
+        scores: Float32 importance by weight, any shapes, all on one device, without NaN; negative
+            where pruned.
         sparsity: In [0, 1).
     """
     flat = torch.cat([score.reshape(-1) for score in scores.values()])
-    num_kept = num_weights_kept(flat.numel(), sparsity)
+    num_kept = min(num_weights_kept(flat.numel(), sparsity), int((flat >= 0).sum()))
     kept = highest(flat, num_kept)
     pieces = kept.split([score.numel() for score in scores.values()])
     return Masks(

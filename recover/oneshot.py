@@ -94,38 +94,40 @@ def _prune_without_dreams(
     config = resolved(config, teacher)
     network, masks = pruned_copy(teacher, config)
     folder = RunFolder(
-        out, named_arguments(config.identity(), teacher.spec.fingerprint, None, None)
+        out,
+        named_arguments(config.identity(), teacher.spec.fingerprint, None, None),
+        [teacher.spec.path],
     )
-    folder.begin(overwrite=overwrite)
-    judge = Judge(spec=teacher.spec, dreams=None, real=None)
-    pruned = judge.judge(network, "pruned network")
-    facts = {
-        "sparsity": config.sparsity,
-        **facts_of_teacher(teacher.spec),
-        "dreams_digest": None,
-        "config": config.identity(),
-    }
-    save_student(folder.student, network, masks, teacher.spec, facts)
-    report = RecoveryReport(
-        sparsity=config.sparsity,
-        teacher=judge.judge(teacher.network, "teacher"),
-        pruned=pruned,
-        repaired=pruned,
-        recovered=pruned,
-        seconds=time.monotonic() - started,
-        out=str(out),
-        num_weights=masks.num_weights,
-        num_kept=masks.num_kept,
-        layers=tuple(masks.layers()),
-        config=config.to_json(),
-        provenance={
-            **provenance(device=describe_device(teacher.device), command=command),
-            "teacher": teacher.spec.to_json(),
-            "dreams": None,
-            "num_eval_images": None,
-        },
-        warnings=(*teacher.spec.assumptions, *empty_layer_warnings(masks)),
-        costs=measure_costs(network, teacher.network, teacher.spec.image_shape),
-    )
-    write_json(folder.report, report.to_json())
+    with folder.begin(overwrite=overwrite):
+        judge = Judge(spec=teacher.spec, dreams=None, real=None)
+        pruned = judge.judge(network, "pruned network")
+        facts = {
+            "sparsity": config.sparsity,
+            **facts_of_teacher(teacher.spec),
+            "dreams_digest": None,
+            "config": config.identity(),
+        }
+        save_student(folder.student, network, masks, teacher.spec, facts)
+        report = RecoveryReport(
+            sparsity=config.sparsity,
+            teacher=judge.judge(teacher.network, "teacher"),
+            pruned=pruned,
+            repaired=pruned,
+            recovered=pruned,
+            seconds=time.monotonic() - started,
+            out=str(out),
+            num_weights=masks.num_weights,
+            num_kept=masks.num_kept,
+            layers=tuple(masks.layers()),
+            config=config.to_json(),
+            provenance={
+                **provenance(device=describe_device(teacher.device), command=command),
+                "teacher": teacher.spec.to_json(),
+                "dreams": None,
+                "num_eval_images": None,
+            },
+            warnings=(*teacher.spec.assumptions, *empty_layer_warnings(masks)),
+            costs=measure_costs(network, teacher.network, teacher.spec.image_shape),
+        )
+        write_json(folder.report, report.to_json())
     return report

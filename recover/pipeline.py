@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +26,14 @@ from recover.holdout import images_of
 from recover.journal import Journal
 from recover.masks import Masks, dense_masks
 from recover.mending import mend, mending_warnings, repair
-from recover.preparation import Setup, prepare, run_arguments
+from recover.preparation import Setup, inputs_of, prepare, run_arguments
 from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
+from recover.state import damaged
 from recover.warm_start import with_start
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
-from shared.errors import IncompatibleError
 from shared.evaldata import EvalData
 from shared.files import write_json
 from shared.progress import ProgressCallback, ignore_progress
@@ -79,7 +78,10 @@ def recover_student(
         remarks: For the report, a sentence each.
 
     Raises:
-        ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set.
+        ConfigError: If ``out`` holds a finished run and ``overwrite`` is not set, or holds what
+            the run reads.
+        DreamforgeError: If another process is at work on ``out``.
+        CheckpointError: If the state of an unfinished run in ``out`` is damaged.
         IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
             together.
         DivergedError: If the loss is not finite at a thousandth of the rate either.
@@ -91,9 +93,26 @@ def recover_student(
     )
     if start is not None:
         setup = with_start(setup, start)
+    folder = RunFolder(out, run_arguments(setup, eval_data), inputs_of(setup))
+    with folder.begin(overwrite=overwrite) as state:
+        return _recover(
+            setup, eval_data, folder, state, progress, command=command, remarks=remarks, at=started
+        )
+
+
+def _recover(
+    setup: Setup,
+    eval_data: EvalData | None,
+    folder: RunFolder,
+    state: Mapping[str, Any] | None,
+    progress: ProgressCallback,
+    *,
+    command: str,
+    remarks: Sequence[str],
+    at: float,
+) -> RecoveryReport:
+    """Do the run; it began ``at`` that time of the monotonic clock, or goes on from ``state``."""
     config = setup.config
-    folder = RunFolder(out, run_arguments(setup, len(eval_data.images) if eval_data else None))
-    state = folder.begin(overwrite=overwrite)
     judge = _judge(setup, eval_data, progress)
 
     if state is None:
@@ -101,15 +120,15 @@ def recover_student(
         run = new_distillation(setup, student, masks)
         seconds_before = 0.0
     else:
-        stages = _stages_from_json(state["stages"])
+        stages = state["stages"]
         run = _resumed(setup, state, folder)
         seconds_before = float(state["seconds"])
 
     def seconds() -> float:
-        return seconds_before + time.monotonic() - started
+        return seconds_before + time.monotonic() - at
 
     def save(run: Distillation) -> None:
-        folder.save({**run.state(), "stages": _stages_to_json(stages), "seconds": seconds()})
+        folder.save({**run.state(), "seconds": seconds()}, stages)
 
     def again(config: RecoverConfig) -> Distillation:
         begun = dataclasses.replace(setup, config=config)
@@ -118,6 +137,7 @@ def recover_student(
     journal = Journal(folder.metrics)
     journal.rewind(run.step)
     run = distill(run, again=again, journal=journal, save=save, progress=progress)
+    run.check()
     student, masks = run.taught.eval(), run.masks
     if config.final_repair:
         student = _repaired_if_no_worse(setup, student, judge)
@@ -128,7 +148,7 @@ def recover_student(
         sparsity=config.sparsity,
         **stages,
         seconds=seconds(),
-        out=str(out),
+        out=str(folder.path),
         num_weights=masks.num_weights,
         num_kept=masks.num_kept,
         layers=tuple(masks.layers()),
@@ -213,19 +233,9 @@ def _resumed(setup: Setup, state: Mapping[str, Any], folder: RunFolder) -> Disti
     run = new_distillation(setup, student, dense_masks(student))
     try:
         run.restore(state)
-    except (KeyError, RuntimeError) as error:
-        raise IncompatibleError(
-            f"{folder.checkpoint}: not a checkpoint of this run; start again with --overwrite"
-        ) from error
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise damaged(folder.checkpoint, f"{type(error).__name__}: {error}") from error
     return run
-
-
-def _stages_to_json(stages: Mapping[str, StageRecord]) -> str:
-    return json.dumps({name: dataclasses.asdict(stage) for name, stage in stages.items()})
-
-
-def _stages_from_json(text: str) -> dict[str, StageRecord]:
-    return {name: StageRecord(**record) for name, record in json.loads(text).items()}
 
 
 def _facts(setup: Setup, run: Distillation) -> dict[str, Any]:
@@ -254,6 +264,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
             "num_held_out": len(setup.split.held_out),
         },
         "num_eval_images": None if eval_data is None else len(eval_data.images),
+        "eval_data_digest": None if eval_data is None else eval_data.digest,
         "num_processes": setup.group.count,
     }
 

@@ -1,7 +1,7 @@
 """Everything a run needs before the first forward pass, checked against each other."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from recover.allocation import whole_layers
 from recover.config import RecoverConfig
+from recover.folder import CONTENTS
 from recover.holdout import Split, split_rows
 from recover.pattern import pattern_sparsity
 from recover.remarks import few_held_out, never_pruned
@@ -17,6 +18,7 @@ from shared.device import resolve_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
+from shared.evaldata import EvalData
 from shared.feed import Feed
 from shared.magnitude import prunable_weights, unprunable_layers
 from shared.spec import SIGMOID, TeacherSpec
@@ -129,27 +131,56 @@ def resolved(config: RecoverConfig, teacher: Teacher) -> RecoverConfig:
     return dataclasses.replace(config, sparsity=sparsity)
 
 
-def run_arguments(setup: Setup, num_eval_images: int | None) -> dict[str, Any]:
+def run_arguments(setup: Setup, eval_data: EvalData | None) -> dict[str, Any]:
     """Return what decides the result of a run, by the names that users know."""
     return named_arguments(
         setup.config.identity(),
         setup.teacher.spec.fingerprint,
         setup.dreams.manifest.digest(),
-        num_eval_images,
+        eval_data and len(eval_data.images),
+        (eval_data and eval_data.digest, start_of(setup.config, setup.origin)),
     )
 
 
+def start_of(config: RecoverConfig, origin: Teacher) -> str | None:
+    """Return the fingerprint of what ``--student-weights`` holds, None without."""
+    return None if config.student_weights is None else origin.spec.fingerprint
+
+
 def named_arguments(
-    identity: Mapping[str, Any], teacher: object, dreams: object, num_eval_images: object
+    identity: Mapping[str, Any],
+    teacher: object,
+    dreams: object,
+    num_eval_images: object,
+    contents: Sequence[object] = (),
 ) -> dict[str, Any]:
-    """Return the same from its parts: a config's identity, a fingerprint, a digest, a count."""
+    """Return the same from its parts.
+
+    Args:
+        identity: Of a config.
+        teacher: Its fingerprint.
+        dreams: Their digest.
+        num_eval_images: A count.
+        contents: The digests that :data:`recover.folder.CONTENTS` names; None where not known.
+    """
     config = {"--" + name.replace("_", "-"): value for name, value in identity.items()}
+    known = {
+        name: str(digest)[:16]
+        for name, digest in zip(CONTENTS, contents, strict=False)
+        if digest is not None
+    }
     return {
         **config,
         "teacher": teacher,
         "dreams": dreams,
         "images of --eval-data": num_eval_images,
+        **known,
     }
+
+
+def inputs_of(setup: Setup) -> tuple[str | None, ...]:
+    """Return the files that a run reads its networks from."""
+    return setup.teacher.spec.path, setup.config.student_weights
 
 
 def _compare(teacher: TeacherSpec, recorded: TeacherSpec, mismatch_is_fine: bool) -> list[str]:  # noqa: FBT001

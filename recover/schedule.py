@@ -13,6 +13,14 @@ def last_pruning_step(config: RecoverConfig) -> int:
     return min(round(config.prune_end * config.steps), max(config.steps - 1, 0))
 
 
+def starts_pruned(config: RecoverConfig) -> bool:
+    """Return whether what is taught is the pruned network, rather than a dense one to be pruned.
+
+    A gradual schedule that ends before step 0 is no such case: it prunes the dense one there.
+    """
+    return config.schedule == "one-shot" or config.steps == 0
+
+
 def is_pruning_step(config: RecoverConfig, step: int) -> bool:
     """Return whether the masks are chosen anew before ``step`` (one-shot: only before step 0)."""
     last = last_pruning_step(config)

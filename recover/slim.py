@@ -84,12 +84,7 @@ class Slimming:
             seed: Of a random choice instead, the control experiment.
             only: The group to cut, the others stay as they are; None: all of them.
         """
-        wanted = [
-            max(1, round(fraction * len(group)))
-            if is_free and only in (None, number)
-            else len(group)
-            for number, (group, is_free) in enumerate(zip(self._groups, self._is_free, strict=True))
-        ]
+        wanted = self._wanted(fraction, only)
         if squared_gradients is not None and by_worth:
             best = self._worth_most(network, squared_gradients, wanted, round_to)
         else:
@@ -136,6 +131,19 @@ class Slimming:
             seed=config.seed if config.importance == "random" else None,
             only=only,
         )
+
+    def check(self, network: nn.Module) -> None:
+        """Assert that ``network`` has the channels that count as left, and no others."""
+        assert self._are_of(network), "the channels that count as gone are still there"
+
+    def check_share(self, config: RecoverConfig) -> None:
+        """Assert that no layer has more channels than ``config`` leaves each of them."""
+        if config.allocation != "uniform" and config.importance == "fisher":
+            return  # layers keep other shares than that
+        wanted = self._wanted(config.channels or 1.0)
+        for group, units, count in zip(self._groups, self.kept, wanted, strict=True):
+            most = rounded(count, config.round_to, len(group))
+            assert len(units) <= most, f"{len(units)} of {len(group)} channels, expected {most}"
 
     def makers(self) -> dict[int, tuple[str, ...]]:
         """Return the names of the weights that make each group's channels, of those to remove."""
@@ -188,11 +196,7 @@ class Slimming:
             if not units or units != sorted({*units}) or units[0] < 0 or units[-1] >= size:
                 return False
         self.restore({name: torch.tensor(units) for name, units in record.items()})
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        return all(
-            name in tensors and tensors[name].shape[dim] == len(places)
-            for (name, dim), places in self._left.items()
-        )
+        return self._are_of(network)
 
     def digest(self) -> int:
         """Return 63 bits that differ, but by chance, where other channels are left."""
@@ -200,6 +204,21 @@ class Slimming:
         for units in self.kept:
             state.update(units.tobytes())
         return int.from_bytes(state.digest(), "little") >> 1
+
+    def _are_of(self, network: nn.Module) -> bool:
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return all(
+            name in tensors and tensors[name].shape[dim] == len(places)
+            for (name, dim), places in self._left.items()
+        )
+
+    def _wanted(self, fraction: float, only: int | None = None) -> list[int]:
+        return [
+            max(1, round(fraction * len(group)))
+            if is_free and only in (None, number)
+            else len(group)
+            for number, (group, is_free) in enumerate(zip(self._groups, self._is_free, strict=True))
+        ]
 
     def _scores(
         self,

@@ -153,7 +153,7 @@ def plan_levels(
     configs: Sequence[RecoverConfig],
     teacher: Teacher,
     dreams: DreamSet,
-    num_eval_images: int | None,
+    eval_data: EvalData | None,
     out: Path,
     *,
     overwrite: bool = False,
@@ -164,12 +164,13 @@ def plan_levels(
         configs: One per level.
         teacher: Of all of them.
         dreams: Of all of them.
-        num_eval_images: Real images to judge by, None without.
+        eval_data: Real images to judge by, None without.
         out: Of the sweep: the folder of the levels' folders.
         overwrite: Everything is to do, whatever is there.
 
     Raises:
-        ConfigError: If a file is where a folder should be.
+        ConfigError: If a file is where a folder should be, or a level would replace what it reads,
+            or what no run made.
         IncompatibleError: If a finished or interrupted level has other arguments.
         InputFileError: If a level's report cannot be read.
     """
@@ -179,8 +180,10 @@ def plan_levels(
     for number, asked in enumerate(configs):
         path = out / folder_name(asked)
         config = asked if overwrite else _as_begun(asked, configs[:number], teacher, path)
-        arguments = asked_arguments(config, teacher, dreams, num_eval_images)
-        state = WAITING if overwrite else _state(RunFolder(path, arguments), arguments)
+        arguments = asked_arguments(config, teacher, dreams, eval_data)
+        folder = RunFolder(path, arguments, (teacher.spec.path, config.student_weights))
+        folder.refuse_to_lose(overwrite=overwrite)
+        state = WAITING if overwrite else _state(folder, arguments)
         levels.append(Level(number=number, config=config, folder=path, state=state))
     return levels
 
@@ -256,6 +259,7 @@ def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
                 f"{folder.path}: is finished with {', '.join(changes[:3])}; "
                 "choose another --out, or --overwrite the sweep"
             )
+        folder.finish()  # it may have been killed just before it did so itself
         return FINISHED
     folder.refuse_other_arguments()
     return INTERRUPTED if folder.checkpoint.exists() else WAITING

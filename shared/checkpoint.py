@@ -9,6 +9,7 @@ import io
 import json
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +163,19 @@ def load_state(path: Path) -> Any:
     """
     if not _read_head(path).startswith(_ZIP_MAGIC):
         raise CheckpointError(f"{path}: not a training state; remove it to start afresh")
+    _require_checksums(path)
     return _unpickle(path, mmap=False)
+
+
+def _require_checksums(path: Path) -> None:
+    # torch.save writes them, and torch.load does not look: a flipped bit would be a weight.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # a damaged archive can raise anything
+        raise CheckpointError(f"{path}: damaged: {one_line(error)}") from error
+    if broken is not None:
+        raise CheckpointError(f"{path}: damaged: its checksum of {broken[-60:]!r} is of other data")
 
 
 def _read_head(path: Path) -> bytes:

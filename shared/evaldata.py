@@ -1,11 +1,12 @@
 """Real images to judge by: a folder per class, or CIFAR-10 as torchvision keeps it."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ _CROP_FRACTION = 0.875  # 224 of 256 pixels, torchvision's convention for evalua
 _MODES = {1: "L", 3: "RGB"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)  # without slots: the digest is kept
 class EvalData:
     """Labelled images on the CPU.
 
@@ -38,6 +39,14 @@ class EvalData:
     images: Tensor
     labels: Tensor
     remarks: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal sha256 of the images and their labels, in their order."""
+        state = hashlib.sha256(str((*self.images.shape, *self.labels.shape)).encode())
+        for tensor in (self.images, self.labels):
+            state.update(tensor.contiguous().numpy().data)
+        return state.hexdigest()
 
 
 def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:

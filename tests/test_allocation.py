@@ -15,6 +15,7 @@ from recover.allocation import (
 from recover.config import RecoverConfig
 from recover.importance import PRUNED, prunable_weights
 from recover.masks import num_nonzero
+from recover.warm_start import masks_of_zeros
 from shared.errors import ConfigError
 
 ALLOCATIONS = ("global", "uniform", "erk", "lamp")
@@ -184,6 +185,23 @@ def test_the_count_is_exact_when_all_weights_are_equal(allocation: str) -> None:
     assert masks.num_kept == round(0.3 * ODD_NUM_WEIGHTS)
     for mask in masks.kept.values():  # ties go to the first
         assert (mask.flatten().int().diff() <= 0).all()
+
+
+@pytest.mark.parametrize(("importance", "allocation"), WAYS)
+def test_where_more_is_zero_than_was_to_be_pruned_no_zero_comes_back(
+    importance: str, allocation: str
+) -> None:
+    """A student to start from may have dead channels: all of its zeros count as pruned."""
+    network, chosen = odd_network(), config(importance=importance, allocation=allocation)
+    network.stem.weight.data[:4] = 0
+    kept = masks_of_zeros(network).kept
+    num_left = ODD_NUM_WEIGHTS - 4 * 3 * 9
+
+    for sparsity in (0.0, 0.01, 0.5):
+        masks = choose_masks(network, chosen, sparsity, kept)
+        assert masks.num_kept == min(num_left, round((1 - sparsity) * ODD_NUM_WEIGHTS))
+        assert sum(layer.kept for layer in masks.layers()) == masks.num_kept
+        assert not any((mask & ~kept[name]).any() for name, mask in masks.kept.items())
 
 
 @pytest.mark.parametrize(("importance", "allocation"), WAYS)

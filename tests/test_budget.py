@@ -121,8 +121,8 @@ def test_a_pace_is_measured_without_changing_anything(setup: Setup) -> None:
 def test_what_is_chosen_once_stays(setup: Setup, tmp_path: Path, pace: list[Pace]) -> None:
     pace[:] = [Pace(step=1.0, pruning=0.0, aside=10.0), Pace(step=9.0, pruning=0.0, aside=10.0)]
 
-    first = choose_steps(setup, tmp_path / "out", 600, num_real_images=None, spent=30)
-    again = choose_steps(setup, tmp_path / "out", 600, num_real_images=None, spent=500)
+    first = choose_steps(setup, tmp_path / "out", 600, eval_data=None, spent=30)
+    again = choose_steps(setup, tmp_path / "out", 600, eval_data=None, spent=500)
 
     assert first.steps == 530  # 600 s less 5 %, less the 30 s that are gone, less 10 s aside
     assert first.seconds == 540
@@ -130,7 +130,7 @@ def test_what_is_chosen_once_stays(setup: Setup, tmp_path: Path, pace: list[Pace
 
 
 def test_a_look_writes_nothing(setup: Setup, tmp_path: Path, pace: list[Pace]) -> None:
-    choose_steps(setup, tmp_path / "out", 600, num_real_images=None, write=False)
+    choose_steps(setup, tmp_path / "out", 600, eval_data=None, write=False)
 
     assert not (tmp_path / "out").exists()
 
@@ -139,7 +139,7 @@ def test_a_look_writes_nothing(setup: Setup, tmp_path: Path, pace: list[Pace]) -
 def test_the_levels_of_a_sweep_share_the_time(
     setup: Setup, tmp_path: Path, pace: list[Pace], num_levels: int | None
 ) -> None:
-    choice = choose_steps(setup, tmp_path, 4000, num_real_images=None, num_levels=num_levels)
+    choice = choose_steps(setup, tmp_path, 4000, eval_data=None, num_levels=num_levels)
 
     assert choice.steps == rounded_down(int(3800 / (num_levels or 1) - 10))
 
@@ -147,14 +147,14 @@ def test_the_levels_of_a_sweep_share_the_time(
 def test_a_record_of_something_else_is_refused(
     tiny_teacher: Teacher, dreams: DreamSet, setup: Setup, tmp_path: Path, pace: list[Pace]
 ) -> None:
-    choose_steps(setup, tmp_path, 600, num_real_images=None)
+    choose_steps(setup, tmp_path, 600, eval_data=None)
     other = prepare(quick_config(steps=1500, lr=0.01), tiny_teacher, dreams)
 
     with pytest.raises(IncompatibleError, match=r"begun with --budget 600 s \(now 700 s\)"):
-        choose_steps(setup, tmp_path, 700, num_real_images=None)
+        choose_steps(setup, tmp_path, 700, eval_data=None)
     with pytest.raises(IncompatibleError, match=r"--lr 0\.05 \(now 0\.01\)"):
-        choose_steps(other, tmp_path, 600, num_real_images=None)
-    fresh = choose_steps(other, tmp_path, 600, num_real_images=None, fresh=True, write=False)
+        choose_steps(other, tmp_path, 600, eval_data=None)
+    fresh = choose_steps(other, tmp_path, 600, eval_data=None, fresh=True, write=False)
     assert not fresh.is_recorded
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_began_without_a_budget_is_not_timed(
     (tmp_path / "checkpoint.pt").write_bytes(b"")
 
     with pytest.raises(IncompatibleError, match="holds an unfinished run without --budget"):
-        choose_steps(setup, tmp_path, 600, num_real_images=None)
+        choose_steps(setup, tmp_path, 600, eval_data=None)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"arguments": {}, "steps": -1}', "nonsense"])
@@ -172,7 +172,7 @@ def test_a_damaged_record_is_named(setup: Setup, tmp_path: Path, text: str) -> N
     (tmp_path / "budget.json").write_text(text)
 
     with pytest.raises(InputFileError, match=r"budget\.json: no record of --budget"):
-        choose_steps(setup, tmp_path, 600, num_real_images=None)
+        choose_steps(setup, tmp_path, 600, eval_data=None)
 
 
 def test_of_two_that_write_at_once_the_first_chooses(
@@ -183,11 +183,11 @@ def test_of_two_that_write_at_once_the_first_chooses(
         with monkeypatch.context() as patch:
             quick = Pace(step=0.1, pruning=0.0, aside=0.0)
             patch.setattr("recover.budget.measure_pace", lambda *_, **__: quick)
-            choose_steps(setup, tmp_path, 600, num_real_images=None, num_levels=2)
+            choose_steps(setup, tmp_path, 600, eval_data=None, num_levels=2)
         return Pace(step=4.0, pruning=0.0, aside=0.0)
 
     monkeypatch.setattr("recover.budget.measure_pace", measure)
-    choice = choose_steps(setup, tmp_path, 600, num_real_images=None, num_levels=2)
+    choice = choose_steps(setup, tmp_path, 600, eval_data=None, num_levels=2)
 
     assert choice.steps == json.loads((tmp_path / "budget.json").read_text())["steps"] == 2800
     assert [path.name for path in tmp_path.iterdir()] == ["budget.json"]

@@ -277,6 +277,32 @@ def test_training_states_come_back_and_refuse_code(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_no_flipped_bit_of_a_training_state_is_a_weight(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    weights = torch.arange(1000.0)
+    save_state(path, {"w": weights})
+    whole = path.read_bytes()
+
+    with zipfile.ZipFile(path) as archive:
+        assert any(weights.numpy().tobytes() == archive.read(name) for name in archive.namelist())
+    for place in range(0, len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = load_state(path)
+        except CheckpointError:
+            continue
+        assert torch.equal(found["w"], weights)  # it was in what nobody reads
+    start = whole.index(weights.numpy().tobytes())
+    path.write_bytes(whole[: start + 8] + bytes(b ^ 0xFF for b in whole[start + 8 : start + 208]))
+    with pytest.raises(CheckpointError):
+        load_state(path)
+    path.write_bytes(whole[: start + 8] + b"\xff" + whole[start + 9 :])
+    with pytest.raises(CheckpointError, match="checksum"):
+        load_state(path)
+
+
 def test_metadata_must_be_json_and_leaves_no_file_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         save_network(tmp_path / "a.safetensors", make_network(), {"mean": float("nan")})

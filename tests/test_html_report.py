@@ -80,8 +80,8 @@ def levels(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> P
     dreams = blob_dreams(home / "set", tiny_teacher, provenance={"synthetic": False})
     images, labels = blobs(60, seed=5)
     configs = [quick_config(sparsity=sparsity) for sparsity in (0.5, 0.9)]
-    plan = plan_levels(configs, tiny_teacher, dreams, 60, home / "levels")
     real = EvalData(images=images, labels=labels)
+    plan = plan_levels(configs, tiny_teacher, dreams, real, home / "levels")
     run_sweep(plan, tiny_teacher, dreams, real, command="recover sweep --dreams dreams.h5")
     return home / "levels"
 

@@ -188,8 +188,8 @@ def test_a_finished_run_is_not_overwritten_unasked(
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"rubbish")
 
-    with pytest.raises(CheckpointError):
-        RunFolder(tmp_path, {}).begin(overwrite=False)
+    with pytest.raises(CheckpointError), RunFolder(tmp_path, {}).begin(overwrite=False):
+        pass
 
 
 def test_dreams_of_another_teacher_are_refused_unless_allowed(

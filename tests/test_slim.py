@@ -251,6 +251,42 @@ def test_without_a_step_the_cut_network_is_saved(
     assert report.recovered.agreement != report.pruned.agreement
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 1, "feature_weight": 0.0},
+        {"steps": 1},
+        {"steps": 12, "prune_end": 0.02},
+        {"steps": 1, "ema": 0.9},
+    ],
+    ids=str,
+)
+def test_a_schedule_that_ends_before_the_first_step_cuts_there(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    report = recover_student(slim_config(**changes), tiny_teacher, dreams, None, tmp_path)
+
+    shapes = {layer.name: layer.shape for layer in report.layers}
+    whole = tiny_teacher.network.state_dict()
+    for name in ("conv1.weight", "layer3.0.conv2.weight"):
+        assert 2 * shapes[name][0] == whole[name].shape[0]
+    network = load_student(tmp_path / "student.safetensors").classifier.network
+    assert network.state_dict()["conv1.weight"].shape == shapes["conv1.weight"]
+
+
+def test_a_student_that_was_not_cut_is_never_saved(tiny_teacher: Teacher) -> None:
+    run = begin_distillation(tiny_teacher, slim_config())
+    slimming = slimming_of(tiny_teacher, slim_config())
+    assert slimming is not None
+    slimming.cut_as_chosen(run.student, slim_config())
+
+    with pytest.raises(AssertionError, match="still there"):
+        slimming.check(run.student)
+    slimming.check_share(slim_config())
+    with pytest.raises(AssertionError, match="8 of 16"):
+        slimming.check_share(slim_config(channels=0.25))
+
+
 def test_all_channels_are_the_teacher(
     tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import NUM_CLASSES
+from conftest import NUM_CLASSES, blobs
 from recover_fixtures import blob_dreams, quick_config
 
 from recover.cli import main
@@ -22,6 +22,7 @@ from recover.sweep import (
 from shared.checkpoint import to_safetensors
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.evaldata import EvalData
 from shared.progress import Progress
 from shared.teacher import Teacher
 from shared.workers import Worker
@@ -203,12 +204,14 @@ def test_a_level_of_other_arguments_is_refused_by_name(tiny_teacher, dreams, tmp
     levels = plan_levels(configs(), tiny_teacher, dreams, None, tmp_path)
     run_sweep(levels[1:2], tiny_teacher, dreams, None)
 
-    for others, num_real, text in (
+    images, labels = blobs(10)
+    ten = EvalData(images=images, labels=labels)
+    for others, real, text in (
         (configs(lr=0.01), None, r"s0\.8: is finished with --lr 0\.05 \(now 0\.01\).*--overwrite"),
-        (configs(), 10, r"images of --eval-data None \(now 10\)"),
+        (configs(), ten, r"images of --eval-data None \(now 10\)"),
     ):
         with pytest.raises(IncompatibleError, match=text):
-            plan_levels(others, tiny_teacher, dreams, num_real, tmp_path)
+            plan_levels(others, tiny_teacher, dreams, real, tmp_path)
     replaced = plan_levels(configs(lr=0.01), tiny_teacher, dreams, None, tmp_path, overwrite=True)
     assert [level.state for level in replaced] == [WAITING] * 3
 
