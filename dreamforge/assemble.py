@@ -12,6 +12,7 @@ from dreamforge.overwrite import files_of, refuse_sources, refuse_to_lose, shard
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
+from shared.files import make_folder_of
 from shared.manifest import Manifest, shard_names
 from shared.metrics import accuracy
 from shared.progress import Progress, ProgressCallback, ignore_progress
@@ -152,10 +153,10 @@ def make_room(
         raise ConfigError(f"{found}: is there already; choose another --out, or --overwrite")
     refuse_sources([out, *planned, *shards], sources)
     refuse_to_lose(out, shards)
+    make_folder_of(out)
     out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
     for path in shards:
         path.unlink()
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:

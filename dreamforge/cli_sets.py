@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from dreamforge.texts import duration_text, files_text, numbers_text, shape_text, size_text
 from shared.cli import emit, say, show_table
 from shared.cli_options import teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
@@ -84,7 +85,7 @@ def verify(
         expected = Signer(name=signer, allowed=allowed_signers)
     elif signer is not None or allowed_signers is not None:
         raise click.UsageError("--signer and --allowed-signers go together: give both")
-    loaded = None if teacher is None else _load_teacher(teacher, dreams, options)
+    loaded = _load_teacher(teacher, dreams, options)
     with progress_display() as progress:
         report = verify_set(
             dreams, deep=deep, teacher=loaded, digest=digest, signer=expected, progress=progress
@@ -131,12 +132,13 @@ def preview(
     """
     from dreamforge.preview import contact_sheet, refuse_taken
     from shared.dreamset import DreamSet
-    from shared.files import atomic_path
+    from shared.files import atomic_path, make_folder_of
 
     source = DreamSet.open(dreams)
     target = out or dreams.with_suffix(".png")
     refuse_taken(target, overwrite=overwrite)
     sheet = contact_sheet(source, num_classes=classes, per_class=per_class, sort=sort, scale=scale)
+    make_folder_of(target)
     with atomic_path(target) as temporary:
         sheet.save(temporary, format="PNG")
     record = {"out": str(target), "width": sheet.width, "height": sheet.height}
@@ -204,42 +206,22 @@ def sign(dreams: Path, key: Path, overwrite: bool, as_json: bool) -> None:  # no
 SET_COMMANDS = (info, verify, preview, card, sign)
 
 
-def size_text(num_bytes: int) -> str:
-    """Return a size for people: ``12.3 MiB``, or KiB if it is less than one."""
-    mebibytes = num_bytes / 2**20
-    return f"{mebibytes:,.1f} MiB" if mebibytes >= 1 else f"{num_bytes / 1024:,.1f} KiB"
-
-
-def duration_text(hours: float) -> str:
-    """Return a duration for people: ``2.50 h``, or seconds if it is less than six minutes."""
-    return f"{hours:,.2f} h" if hours >= 0.1 else f"{hours * 3600:.1f} s"
-
-
-def _load_teacher(path: Path, dreams: Path, options: dict[str, Any]) -> Any:
+def _load_teacher(path: Path | None, dreams: Path, options: dict[str, Any]) -> Any:
     """Return the teacher to compare with; what its checkpoint does not say, the set may know."""
     from shared.device import resolve_device
     from shared.errors import DreamSetError
     from shared.shards import read_index
     from shared.teacher import load_teacher
 
+    device = resolve_device(options["device"])  # first: a misspelt one is an error in any case
+    if path is None:
+        return None
     try:
         recorded = read_index(dreams).manifest.teacher
     except DreamSetError:  # the report will say so
         recorded = None
     loaded = load_teacher(path, spec=recorded, **teacher_arguments(options))
-    return loaded.to(resolve_device(options["device"]))
-
-
-def _files(num_shards: int) -> str:
-    return f"{num_shards} shards" if num_shards else "one file"
-
-
-def _size_text(channels: int, height: int, width: int) -> str:
-    return f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}"
-
-
-def _numbers(values: list[float]) -> str:
-    return f"{', '.join(f'{value:.4g}' for value in values)} for pixels in [0, 1]"
+    return loaded.to(device)
 
 
 def _show_info(record: dict[str, Any]) -> None:
@@ -252,13 +234,13 @@ def _show_info(record: dict[str, Any]) -> None:
     recognised, loss = quality.get("teacher_accuracy"), quality.get("mean_loss")
     rows = [
         ("images", f"{record['num_images']:,} of {'x'.join(map(str, record['image_shape']))}"),
-        ("image size", _size_text(*record["image_shape"])),
-        ("mean", _numbers(teacher["mean"])),
-        ("std", _numbers(teacher["std"])),
+        ("image size", shape_text(*record["image_shape"])),
+        ("mean", numbers_text(teacher["mean"])),
+        ("std", numbers_text(teacher["std"])),
         ("classes", f"{record['num_classes_present']} of {record['num_classes']}"),
         ("answers", teacher.get("answers", SOFTMAX)),
         ("images per class", f"{low}" if low == high else f"{low} to {high}"),
-        ("size", f"{size_text(record['num_bytes'])} in {_files(record['num_shards'])}"),
+        ("size", f"{size_text(record['num_bytes'])} in {files_text(record['num_shards'])}"),
         ("teacher", f"{teacher['architecture']}, weights {embedded}"),
         ("fingerprint", teacher["fingerprint"]),
         ("method", f"{record['method']}, {record['steps']} steps"),

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. No torch at module level: ``--h
 at once.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -26,7 +27,8 @@ from shared.errors import (
     SpokenForError,
     is_out_of_memory,
 )
-from shared.options_file import read_options
+from shared.files import UnwritableError
+from shared.options_file import Setting, read_options
 from shared.provenance import now
 
 _NO_TERMINAL = 1000  # columns
@@ -71,6 +73,8 @@ class Tool(click.Group):
         except KeyboardInterrupt:
             _fail(ctx, f"interrupted; {_how_to_go_on()}", 130)
         except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever reads has enough: click ends without a word
+                raise
             _fail(ctx, _describe(error), 1)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -88,6 +92,8 @@ def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
 
 def _describe(error: OSError) -> str:
     reason = error.strerror or str(error)
+    if isinstance(error, UnwritableError):
+        return f"{error.filename}: cannot be written to ({reason}); choose another place"
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
@@ -113,18 +119,28 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     if path is None:
         return
     assert isinstance(ctx.command, Tool)
-    known = {name: _parameters(command) for name, command in ctx.command.commands.items()}
+    known = {name: _settings(command) for name, command in ctx.command.commands.items()}
     try:
         ctx.default_map = read_options(path, known)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
 
 
-def _parameters(command: click.Command) -> dict[str, str]:
-    """Return the parameter's name by flag, as identifiers: ``num_images`` of ``n``."""
+def _settings(command: click.Command) -> dict[str, Setting]:
+    """Return the options by flag, as identifiers, and by the parameter's name: ``n``, too."""
     options = [param for param in command.params if isinstance(param, click.Option) and param.name]
-    own = {str(option.name): str(option.name) for option in options}
-    return own | {_key(option): str(option.name) for option in options}
+    own = {str(option.name): _setting(option) for option in options}
+    return own | {_key(option): _setting(option) for option in options}
+
+
+def _setting(option: click.Option) -> Setting:
+    # Those that take several values say so in their help: LIST, or R,G,B.
+    shown = option.metavar or ""
+    return Setting(
+        parameter=str(option.name),
+        is_flag=option.is_flag,
+        takes_list="," in shown or shown in ("LIST", "PATTERNS"),
+    )
 
 
 def _key(option: click.Option) -> str:

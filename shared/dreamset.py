@@ -240,6 +240,9 @@ class DreamSet:
                 raise DreamSetError(
                     f"holds (images, shape, classes) {found}, the index says {expected}"
                 )
+            # A packed set has no shards that say whose they are.
+            if not self.manifest.packed and shard.attributes.get("teacher") != teacher.fingerprint:
+                raise DreamSetError("its teacher is not that of the index; get it again")
             if not torch.equal(shard.column("labels"), self.labels[first:last]):
                 raise DreamSetError("its labels differ from the copy in the index; get it again")
         return shard

@@ -5,9 +5,25 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+class UnwritableError(OSError):
+    """A file cannot be written where it should be; named is that file, not a temporary one."""
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that ``path`` is to lie in, and those above it.
+
+    Raises:
+        UnwritableError: If that is impossible.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 @contextmanager
@@ -16,6 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The data is on the disk before the new name is, and the name before this returns. When the
     block raises, the temporary file is removed and ``path`` is as it was.
+
+    Raises:
+        UnwritableError: If the file cannot be made there.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
@@ -23,9 +42,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if str(error.filename) != str(temporary):
+            raise
+        raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what is wrong with its folder has been said
+            temporary.unlink()
     fsync_folder(path.parent)
+
+
+def _unwritable(path: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(error.errno, error.strerror, str(path))
 
 
 def remove_stale_temporaries(*paths: Path) -> None:

@@ -118,6 +118,8 @@ def was_dream_set(path: Path) -> bool:
 
 def holds_manifest(path: Path) -> bool:
     """Tell whether a file is an index, of any version: a set, that is, and no shard of one."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as stream:
             if stream.read(len(_HDF5_MAGIC)) != _HDF5_MAGIC:

@@ -2,22 +2,40 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigError
 
 
-def read_options(path: Path, known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a key in the file stands for.
+
+    Attributes:
+        parameter: Name of the command's parameter.
+        is_flag: Whether it is true or false, and nothing else.
+        takes_list: Whether it may be several values.
+    """
+
+    parameter: str
+    is_flag: bool
+    takes_list: bool
+
+
+def read_options(
+    path: Path, known: Mapping[str, Mapping[str, Setting]]
+) -> dict[str, dict[str, str]]:
     """Return the options in ``path`` by command and by parameter, values as text.
 
     Args:
         path: TOML, such as ``[synth]`` with ``batch-size = 64`` below; hyphen or underscore.
-        known: For each command, the parameter behind every key.
+        known: For each command, what every key stands for.
 
     Raises:
-        ConfigError: If the file cannot be read, or names what does not exist: a misspelt option
-            must not quietly do nothing.
+        ConfigError: If the file cannot be read, names what does not exist (a misspelt option must
+            not quietly do nothing), or holds values of another type.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -30,19 +48,24 @@ def read_options(path: Path, known: Mapping[str, Mapping[str, str]]) -> dict[str
             raise ConfigError(f"--config {path}: found {command!r}, expected tables {expected}")
         found[command] = {}
         for key, value in options.items():
-            parameter = known[command].get(key.replace("-", "_"))
-            if parameter is None:
+            setting = known[command].get(key.replace("-", "_"))
+            if setting is None:
                 raise ConfigError(
                     f"--config {path}: [{command}] has no option {key!r}; see {command} --help"
                 )
-            found[command][parameter] = _as_written(value, f"--config {path}: [{command}] {key}")
+            where = f"--config {path}: [{command}] {key}"
+            found[command][setting.parameter] = _as_written(value, setting, where)
     return found
 
 
-def _as_written(value: Any, where: str) -> str:
+def _as_written(value: Any, setting: Setting, where: str) -> str:
     """Return what one would write on the command line: ``[0.5, 0.5]`` is ``0.5,0.5`` there."""
+    if isinstance(value, bool) and not setting.is_flag:
+        raise ConfigError(f"{where}: found {str(value).lower()}, expected a value: it is no flag")
+    if isinstance(value, list) and not setting.takes_list:
+        raise ConfigError(f"{where}: found a list, expected a single value")
     if isinstance(value, list):
-        return ",".join(_as_written(item, where) for item in value)
+        return ",".join(_as_written(item, setting, where) for item in value)
     if isinstance(value, dict):
         raise ConfigError(f"{where}: found a table, expected a value")
     return str(value)

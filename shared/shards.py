@@ -193,9 +193,9 @@ def _writing(path: Path) -> Iterator[Path]:
         with atomic_path(path) as temporary:
             yield temporary
     except (OSError, RuntimeError) as error:  # h5py raises both when the disk is full
-        reason = printable(str(error), 120)
+        reason = printable(getattr(error, "strerror", None) or str(error), 120)
         raise DreamforgeError(
-            f"{path}: cannot be written ({reason}); free or choose space"
+            f"{path}: cannot be written to ({reason}); free some space, or choose another --out"
         ) from error
 
 

@@ -315,3 +315,38 @@ def test_names_with_accents_are_read_in_any_locale(tmp_path: Path) -> None:
             env=os.environ | plain | {"PYTHONPATH": str(Path(__file__).parents[1])},
             check=True,
         )
+
+
+def test_a_misspelt_device_is_refused_though_nothing_is_computed(runner, dreams: Path) -> None:
+    result = run(runner, "verify", dreams, "--device", "nonsense", code=2)
+
+    assert "nonsense" in result.stderr
+
+
+def test_the_folder_of_a_contact_sheet_is_made(runner, dreams: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "a.png"
+    run(runner, "preview", dreams, "--out", out)
+    assert out.is_file()
+
+    inside = out / "b.png"  # no folder
+    for words in (["preview"], ["export", "--to", "npz"], ["pack"]):
+        result = run(runner, words[0], dreams, *words[1:], "--out", inside, code=1)
+        assert f"{inside}: cannot be written to (" in result.stderr
+        assert "; choose another place" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["synth", "--help"], ["info", "dreams.h5", "--json"]])
+def test_a_closed_pipe_is_no_error_message(dreams: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamforge", *words],
+        cwd=dreams.parent,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+
+    assert done.stderr == b""

@@ -2,11 +2,14 @@ import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from shared.files import (
+    UnwritableError,
     atomic_path,
+    make_folder_of,
     remove_stale_temporaries,
     sha256_of,
     write_json,
@@ -82,3 +85,30 @@ def test_what_is_left_of_several_files_is_found_in_one_listing(tmp_path):
     remove_stale_temporaries(paths[0], paths[1])
 
     assert sorted(tmp_path.iterdir()) == sorted([leftovers[2], elsewhere])
+
+
+def test_the_file_itself_is_named_where_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere" / "a.txt", tmp_path / "file" / "a.txt"):
+        with pytest.raises(UnwritableError) as caught:
+            write_text(path, "x")
+        assert caught.value.filename == str(path)
+        assert caught.value.strerror in ("No such file or directory", "Not a directory")
+
+
+def test_other_errors_of_the_block_go_through(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match="other"),
+        atomic_path(tmp_path / "a"),
+        (tmp_path / "other").open(),
+    ):
+        pass
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    make_folder_of(tmp_path / "a" / "b" / "c.txt")
+    assert (tmp_path / "a" / "b").is_dir()
+
+    (tmp_path / "file").touch()
+    with pytest.raises(UnwritableError, match=r"c\.txt"):
+        make_folder_of(tmp_path / "file" / "b" / "c.txt")

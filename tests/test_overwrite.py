@@ -207,6 +207,19 @@ def test_a_packed_set_that_is_called_like_a_shard_survives_overwrite(
     assert contents(tmp_path) == before
 
 
+def test_what_else_lies_in_the_folder_is_no_hindrance(tmp_path: Path) -> None:
+    out = write_dream_set(tmp_path)
+    write_dream_set(tmp_path, name="other.h5")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder.h5").mkdir()
+    unrelated(tmp_path)
+
+    make_room(out, overwrite=True)
+
+    assert not list(tmp_path.glob("dreams*"))
+    assert DreamSet.open(tmp_path / "other.h5").num_images == 24
+
+
 def test_signs_of_a_pattern_in_a_name_are_letters(tmp_path: Path) -> None:
     write_dream_set(tmp_path, name="ab.h5")
 

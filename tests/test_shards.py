@@ -139,7 +139,7 @@ def test_impossible_values_are_not_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DreamforgeError, match="cannot be written"):
+    with pytest.raises(DreamforgeError, match=r"a\.h5: cannot be written to \(No such file"):
         write_shard(tmp_path / "nowhere/a.h5", tiny_dreams(), {})
 
 

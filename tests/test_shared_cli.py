@@ -17,6 +17,7 @@ from shared.errors import (
     IncompatibleError,
     InputFileError,
 )
+from shared.files import UnwritableError
 from shared.progress import Progress
 
 
@@ -50,6 +51,8 @@ def show(name, **options):
         "dreams": DreamSetError("x.h5: broken"),
         "foreign": IncompatibleError("other teacher"),
         "disk": OSError(28, "No space left on device", "x.h5"),
+        "pipe": BrokenPipeError(32, "Broken pipe"),
+        "unwritable": UnwritableError(13, "Permission denied", "x.png"),
         "interrupt": KeyboardInterrupt(),
         "memory": MemoryError(),
         "device memory": torch.OutOfMemoryError("CUDA out of memory"),
@@ -66,6 +69,13 @@ def show(name, **options):
     click.echo(
         json.dumps([config.num_images, config.rate, config.jitter, config.flip, config.kind])
     )
+
+
+@tool.command()
+@cli_options.teacher_options
+def means(mean, **options):
+    """Print an option of several values."""
+    click.echo(mean)
 
 
 def run(runner, *arguments, **kwargs):
@@ -105,7 +115,9 @@ def test_file_and_environment_name_options_as_the_flags_are(runner, tmp_path):
         ("n = 1", "found 'n'"),
         ("[show.n]\nx = 1", "found a table"),
         ("[show]\nn = 'many'", "'many' is not a valid integer"),
-        ("[show]\nn = true", "'True' is not a valid integer"),
+        ("[show]\nn = [1]", "n: found a list, expected a single value"),
+        ("[show]\nraise = false", "raise: found false, expected a value"),
+        ("[show]\nn = true", "n: found true, expected a value: it is no flag"),
     ],
 )
 def test_a_config_file_that_would_not_do_what_it_says_is_refused(runner, tmp_path, text, named):
@@ -212,6 +224,30 @@ def test_what_goes_on_after_an_interruption_removes_nothing(runner, monkeypatch)
     monkeypatch.setattr("sys.argv", ["toy", *words])
     said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
     assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise interrupt\n")
+
+
+def test_a_list_is_what_options_of_several_values_take(runner, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[means]\nmean = [0.5, 0.25]\n")
+
+    result = runner.invoke(tool, ["--config", str(config), "means"])
+
+    assert result.stdout == "0.5,0.25\n", result.output
+
+
+def test_a_reader_that_has_enough_is_no_error(runner):
+    result = run(runner, "--raise", "pipe")
+
+    assert result.output == ""
+
+
+def test_the_file_that_cannot_be_written_is_named(runner):
+    result = run(runner, "--raise", "unwritable")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "tool: error: x.png: cannot be written to (Permission denied); choose another place\n"
+    )
 
 
 def test_durations_are_read_at_a_glance():

@@ -5,9 +5,12 @@ import torch
 from dreamset_fixtures import tiny_dreams, tiny_spec, write_dream_set
 from torch import nn
 
+from dreamforge.pack import unpack
 from dreamforge.verify import verify
 from shared.checkpoint import to_safetensors
 from shared.dreams import DreamBatch
+from shared.dreamset import DreamSet
+from shared.errors import DreamSetError
 from shared.manifest import Manifest
 from shared.progress import Progress
 from shared.shards import read_index, write_index, write_shard
@@ -106,6 +109,11 @@ def test_a_shard_of_another_teacher_is_found(tmp_path: Path) -> None:
 
     assert first.name in problem
     assert "its teacher is not that of the index" in problem
+    # Else unpack, which writes its shards anew, would make it fine.
+    with pytest.raises(DreamSetError, match="its teacher is not that of the index"):
+        DreamSet.open(index).read(0, 24)
+    with pytest.raises(DreamSetError, match="its teacher is not that of the index"):
+        unpack(index, tmp_path / "out.h5")
 
 
 def test_changed_pixels_are_found_by_the_teacher(
@@ -129,7 +137,29 @@ def test_changed_pixels_are_found_by_the_teacher(
 def test_another_teacher_is_a_problem(answered: Path, teacher: Teacher) -> None:
     other = Teacher(network=teacher.network, spec=tiny_spec(fingerprint="cd" * 32))
 
-    assert "made with teacher" in verify(answered, teacher=other).problems[0]
+    (problem,) = verify(answered, teacher=other).problems
+    assert "made with teacher" in problem
+
+
+def test_another_teachers_answers_say_nothing_of_the_images(
+    answered: Path, teacher: Teacher
+) -> None:
+    with torch.no_grad():
+        teacher.network[1].bias.add_(1)
+    other = Teacher(network=teacher.network, spec=tiny_spec(fingerprint="cd" * 32))
+
+    report = verify(answered, teacher=other)
+
+    assert len(report.problems) == 1
+    assert report.agreement is None
+
+
+def test_an_unfinished_set_is_called_so(tmp_path: Path) -> None:
+    index = write_dream_set(tmp_path)
+    index.unlink()
+
+    (problem,) = verify(index).problems
+    assert "an unfinished set; run the same dreamforge synth command again" in problem
 
 
 def test_a_forged_embedded_teacher_is_found(answered: Path, teacher: Teacher) -> None:
@@ -148,4 +178,4 @@ def test_an_embedded_teacher_that_is_no_teacher_is_found(tmp_path: Path) -> None
 
     (problem,) = verify(index, deep=True).problems
 
-    assert "dreams.h5" in problem
+    assert "dreams.h5 (embedded teacher): " in problem
