@@ -258,7 +258,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
         "dreams": {
             "path": str(setup.dreams.path),
             "digest": setup.dreams.manifest.digest(),
-            "synthetic": bool(setup.dreams.manifest.provenance.get("synthetic", True)),
+            "synthetic": setup.dreams.manifest.synthetic is not False,
             "num_images": setup.dreams.num_images,
             "num_train": len(setup.split.train),
             "num_held_out": len(setup.split.held_out),
