@@ -31,7 +31,7 @@ from shared.errors import CheckpointError, IncompatibleError
 from shared.facts import Facts
 from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
-from shared.statedict import strip_prefixes, under_shared_prefix
+from shared.statedict import problem_of, strip_prefixes, under_shared_prefix
 from shared.ties import shared_names, tie
 
 
@@ -147,7 +147,8 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
     It is not initialised first, where that can be helped.
 
     Raises:
-        CheckpointError: If tensors differ that are one and the same in the network.
+        CheckpointError: If tensors differ that are one and the same in the network, or cannot be
+            what it has: whole numbers for weights, or numbers too large.
     """
     replaced: list[str] = []
 
@@ -165,7 +166,7 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
     # A network of one's own may have a prefix that the checkpoint's names were freed of.
     plain = dict(zip(strip_prefixes(list(expected)), expected, strict=True))
     weights = {
-        plain[name]: tensor.to(expected[plain[name]].dtype, copy=True).contiguous()
+        plain[name]: _as_dtype(name, tensor, expected[plain[name]].dtype)
         for name, tensor in tensors.items()
         if name in plain
     }
@@ -179,6 +180,24 @@ def build_around(match: Match, tensors: Mapping[str, Tensor]) -> tuple[nn.Module
     network.load_state_dict(state, strict=True, assign=True)
     tie(network, shared)
     return network, replaced
+
+
+def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of the tensor in a network's ``dtype``."""
+    if dtype.is_floating_point and not tensor.is_floating_point():
+        raise CheckpointError(
+            f"tensor {name[:80]!r} is {tensor.dtype}, expected floating-point numbers, which the "
+            "network computes with: of a quantised one pass the file from before that"
+        )
+    converted = tensor.to(dtype, copy=True).contiguous()
+    if tensor.dtype == torch.float64 and problem_of(
+        converted
+    ):  # float64 itself is known to be fine
+        raise CheckpointError(
+            f"tensor {name[:80]!r} has values beyond what float32 holds, expected weights of a "
+            "network that was trained in it; the training that wrote them had diverged"
+        )
+    return converted
 
 
 def _refuse_part(match: Match, prefix: str, left_out: Mapping[str, Tensor]) -> None:

@@ -39,7 +39,7 @@ def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any], 
         The third says which weights were taken where there are others, too.
 
     Raises:
-        CheckpointError: If it is no dict at all.
+        CheckpointError: If it is no dict at all, or one of several networks.
     """
     metadata: dict[str, Any] = {}
     notes: list[str] = []
@@ -49,7 +49,10 @@ def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any], 
         metadata |= _plain_values(value)
         nest = next((key for key in NESTS if isinstance(value.get(key), Mapping)), None)
         if nest is None:
-            break
+            nest = _only_network(value, origin)
+            if nest is None:
+                break
+            notes.append(f"took the weights under {nest[:60]!r}")
         notes += _chosen(value, nest)
         value = value[nest]
     if not isinstance(value, Mapping):
@@ -74,6 +77,35 @@ def _chosen(record: Mapping[Any, Any], nest: str) -> list[str]:
         f"took the weights under {nest!r}; {others[0][:60]!r} has some, too: to use those, "
         f"torch.save(torch.load(PATH)[{others[0][:60]!r}], NEW) and pass NEW"
     ]
+
+
+def _only_network(record: Mapping[Any, Any], origin: str) -> str | None:
+    """Return the key, whatever its name, under which the only state dict in ``record`` is.
+
+    None where there is no such key, or where ``record`` is the state dict.
+    """
+    if any(isinstance(key, str) and key.endswith("running_mean") for key in record):
+        return None
+    inside = {key: value for key, value in record.items() if isinstance(value, Mapping)}
+    found = [key for key, value in inside.items() if _has_norms(value)]
+    if not found and not any(isinstance(value, Tensor) for value in record.values()):
+        found = [key for key, value in inside.items() if _has_tensors(value)]
+    if len(found) > 1:
+        names = ", ".join(repr(key)[:60] for key in found[:4])
+        raise CheckpointError(
+            f"{origin}: holds the weights of {len(found)} networks, under {names}, expected those "
+            f"of one: torch.save(torch.load(PATH)[{found[0]!r}], NEW) and pass NEW"
+        )
+    return found[0] if found and isinstance(found[0], str) else None
+
+
+def _has_tensors(value: Mapping[Any, Any]) -> bool:
+    inside = (value.get(key) for key in NESTS)
+    return any(
+        isinstance(name, str) and isinstance(item, Tensor)
+        for record in (value, *(inner for inner in inside if isinstance(inner, Mapping)))
+        for name, item in record.items()
+    )
 
 
 def _has_norms(value: Mapping[Any, Any]) -> bool:

@@ -35,33 +35,19 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
     Raises:
         ConfigError: If not.
     """
+    network.requires_grad_(False)  # whether answers follow the images is the question
     # Without memory where images are huge, whatever a file says of its image size; not always,
     # because PyTorch then loads a second and a half of Python first.
-    network.requires_grad_(False)  # what an answer's gradient is asked for are images
     device = "cpu" if shape[1] * shape[2] <= _MAX_CHECKED_PIXELS else "meta"
     is_own = is_factory(match.architecture)  # what is in the catalog is known to be sound
     # No leaf: a first step in place is not allowed on those.
     images = torch.zeros(_NUM_TRIED, *shape, device=device, requires_grad=is_own) * 1
     try:
         logits = _answer(network, images)
-        if images._version > 0:  # how often a tensor was written into
-            spare_images(network)
     except Exception as error:  # whatever somebody's forward may raise
-        reason = " ".join(str(error).split())[:120]
-        images = images.detach().zero_()
-        if is_own and _takes(network, images):
-            raise _without_gradient(match.architecture, f": {reason}") from error
-        if _takes(network, images[:1]):
-            raise ConfigError(
-                f"{match.architecture} takes a single image at a time, as forwards with view(-1) "
-                "do, expected batches; let it keep the first dimension"
-            ) from error
-        sides = _sides_taken(network, shape[0])
-        such = f" (such as {' or '.join(map(str, sides[:3]))})" if sides else ""
-        raise ConfigError(
-            f"{match.architecture} does not take images of {shape[1]}x{shape[2]} with {shape[0]} "
-            f"channels ({reason}); set --image-size{such}"
-        ) from error
+        raise _refusal(network, images.detach().zero_(), match, error) from error
+    if images._version > 0:  # how often it was written into
+        spare_images(network)
     if device == "cpu":
         settle_layout(network, shape)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -129,6 +115,25 @@ def _sides_taken(network: nn.Module, in_channels: int) -> list[int]:
             _answer(network, torch.zeros(_NUM_TRIED, in_channels, side, side, device="meta"))
             taken.append(side)
     return taken
+
+
+def _refusal(network: nn.Module, images: Tensor, match: Match, error: Exception) -> ConfigError:
+    """Return what to say of a forward that raised an error for images with a gradient."""
+    reason = " ".join(str(error).split())[:120]
+    if is_factory(match.architecture) and _takes(network, images):
+        return _without_gradient(match.architecture, f": {reason}")
+    if _takes(network, images[:1]):
+        return ConfigError(
+            f"{match.architecture} takes a single image at a time, as forwards with view(-1) "
+            "do, expected batches; let it keep the first dimension"
+        )
+    channels, height, width = images.shape[1:]
+    sides = _sides_taken(network, channels)
+    such = f" (such as {' or '.join(map(str, sides[:3]))})" if sides else ""
+    return ConfigError(
+        f"{match.architecture} does not take images of {height}x{width} with {channels} "
+        f"channels ({reason}); set --image-size{such}"
+    )
 
 
 def refuse_without_gradient(architecture: str, logits: Tensor) -> None:

@@ -1,9 +1,11 @@
 """Why a file is no checkpoint, and how its owner makes one of it."""
 
+import io
 import pickle
+import pickletools
 import re
-import struct
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,11 +26,9 @@ _FOREIGN = {  # first bytes -> what the file is instead
 _HOW_TO_CONVERT = (
     "where you trust it, load it with weights_only=False and torch.save(model.state_dict(), ...)"
 )
-# Of what training scripts keep beside the weights: figures, paths, dates.
-_PLAIN_PACKAGES = frozenset(
-    {"numpy", "pathlib", "datetime", "collections", "decimal", "uuid", "_codecs"}
-)
-_PLAIN_NAMES = frozenset({"builtins.dict", "builtins.list", "builtins.set", "builtins.int"})
+_DICTS = frozenset({"builtins dict", "collections OrderedDict", "collections defaultdict"})
+_PASSED_OVER = frozenset({"PROTO", "FRAME", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"})
+_NO_KEY = "\0"
 _SEARCHED_BYTES = 16 * 2**20  # where a pickle of names lies, before the tensors
 
 
@@ -85,35 +85,72 @@ def why_not_unpickled(path: Path, error: Exception) -> str:
         return f"truncated or damaged ({type(error).__name__}: {one_line(error)})"
     wanted = _refused_globals(path) or re.findall(r"GLOBAL ([\w.]{1,80})", str(error))[:1]
     reason = f": it wants {', '.join(wanted)}, and importing that could run code" if wanted else ""
-    # A network is of none of these packages, so it is a dict that has it and something else.
-    is_dict = wanted and all(
-        name in _PLAIN_NAMES or name.partition(".")[0] in _PLAIN_PACKAGES for name in wanted
-    )
-    return (
-        f"holds more than tensors{reason}; {_how_to_extract(path) if is_dict else _HOW_TO_CONVERT}"
-    )
+    return f"holds more than tensors{reason}; {_how_to_extract(path) or _HOW_TO_CONVERT}"
 
 
 def _how_to_extract(path: Path) -> str:
-    """Say how to take the weights out of a dict that also holds something else."""
-    with path.open("rb") as stream:
-        head = stream.read(_SEARCHED_BYTES)
-    nest = next((nest for nest in NESTS if _pickled(nest, head)), None)
-    loaded = "torch.load(PATH, weights_only=False)"
-    weights = (
-        f"{loaded}[{nest!r}]"
-        if nest
-        else f"{{k: v for k, v in {loaded}.items() if isinstance(v, torch.Tensor)}}"
-    )
+    """Say how to take the weights out of a dict that also holds something else; "" of no dict."""
+    kinds, has_tensors = _outline(path)
+    if kinds.pop("", "") != "dict":
+        return ""
+    named = sorted((nest for nest in NESTS if nest in kinds), key=lambda nest: kinds[nest])
+    weights = "torch.load(PATH, weights_only=False)" + (f"[{named[0]!r}]" if named else "")
+    if named and kinds[named[0]] == "object":
+        weights += ".state_dict()"
+    elif not has_tensors:
+        weights = f"{{k: torch.as_tensor(v) for k, v in {weights}.items()}}"
+    elif not named:
+        weights = f"{{k: v for k, v in {weights}.items() if isinstance(v, torch.Tensor)}}"
     return f"where you trust it, take the weights out: torch.save({weights}, NEW)"
 
 
-def _pickled(text: str, data: bytes) -> bool:
-    """Tell whether a pickle has a text as one of its values, without running it."""
-    size, encoded = len(text), text.encode()
-    return b"X" + struct.pack("<I", size) + encoded in data or (
-        b"\x8c" + struct.pack("B", size) + encoded in data  # since protocol 4
-    )
+def _outline(path: Path) -> tuple[dict[str, str], bool]:
+    """Return what a pickle holds, without running it: ``dict`` or ``object``, and has it tensors?
+
+    Under "" what it is itself, under the keys in ``NESTS`` what is behind them.
+    """
+    kinds: dict[str, str] = {}
+    has_tensors = False
+    key, texts = "", [""]
+    with suppress(Exception):  # whatever a damaged one may raise: it only helps the message
+        for code, argument, _ in pickletools.genops(_pickled_bytes(path)):
+            name = code.name
+            if name in _PASSED_OVER:
+                continue
+            if name == "STACK_GLOBAL":  # since protocol 4: of the two texts before it
+                argument = " ".join(texts[-2:])
+            has_tensors |= "_rebuild_tensor" in str(argument)[:80]
+            if "UNICODE" in name:
+                texts = [*texts[-1:], str(argument)]
+                if key == "" and "" not in kinds:
+                    continue  # a module's name, before the class in it
+                key = str(argument) if argument in NESTS else _NO_KEY
+            elif key != _NO_KEY:
+                is_dict = name in ("EMPTY_DICT", "DICT") or str(argument) in _DICTS
+                if is_dict or "GLOBAL" in name:
+                    kinds.setdefault(key, "dict" if is_dict else "object")
+                key = _NO_KEY
+    return kinds, has_tensors
+
+
+def _pickled_bytes(path: Path) -> io.BytesIO:
+    """Return the pickle of names in a file of ``torch.save``, from where its object begins."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return io.BytesIO(archive.open(name).read(_SEARCHED_BYTES))
+    with path.open("rb") as stream:
+        data = io.BytesIO(stream.read(_SEARCHED_BYTES))
+    if (
+        next(code.name for code, _, _ in pickletools.genops(data) if code.name != "PROTO")
+        == "LONG1"
+    ):
+        data.seek(0)
+        for _ in range(3):  # PyTorch's magic number, its protocol and the machine come first
+            list(pickletools.genops(data))
+    else:
+        data.seek(0)
+    return data
 
 
 def _refused_globals(path: Path) -> list[str]:

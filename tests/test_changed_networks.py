@@ -172,3 +172,12 @@ def test_other_changes_are_still_refused() -> None:
 
     with pytest.raises(CheckpointError, match="nearest is resnet18"):
         identify(network.state_dict())
+
+
+def test_what_to_do_about_a_doubtful_head_is_said_once() -> None:
+    network = models.resnet18()
+    network.fc = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 3))
+
+    with pytest.raises(CheckpointError, match="which activation stands between") as caught:
+        teacher_from_checkpoint(checkpoint_of(network))
+    assert str(caught.value).count("package.module:factory") == 1

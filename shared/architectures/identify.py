@@ -113,13 +113,17 @@ def _likeliest(
         why = f"images are {image_size[0]}x{image_size[1]}"
     else:
         small = "cifar" in _plain(hint)
-        why = f"of the name {hint!r}" if hint else "it is the more common one"
+        why = ""
 
     def distance(match: Match) -> tuple[bool, bool]:
         name = match.architecture
         return name.startswith("cifar_") != small, _plain(name) not in _plain(hint)
 
     best = min(matches, key=distance)  # the first of equals: catalog order
+    if not why:
+        is_named = any(distance(best) < distance(match) for match in matches)
+        is_named &= small or _plain(best.architecture) in _plain(hint)
+        why = f"of the name {hint!r}" if is_named else "it is the more common one"
     others = " or ".join(match.architecture for match in matches if match is not best)
     sentence = (
         f"the tensors fit {best.architecture} and {others}: took {best.architecture} because "
@@ -186,9 +190,10 @@ def _plain(name: str) -> str:
 def _nothing_fits(tensors: Mapping[str, Tensor], reasons: list[NoFitError]) -> NoFitError:
     if reasons:
         nearest = min(reasons, key=lambda reason: reason.num_wrong)
+        advice = "; for a network of your own: --arch package.module:factory"
+        advice = "" if "package.module:factory" in str(nearest) else advice
         return NoFitError(
-            f"no known architecture has these tensors; nearest is {nearest}; for a network "
-            "of your own: --arch package.module:factory",
+            f"no known architecture has these tensors; nearest is {nearest}{advice}",
             nearest.num_wrong,
         )
     names = ", ".join(repr(name[:60]) for name in list(tensors)[:2])
