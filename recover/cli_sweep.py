@@ -147,7 +147,7 @@ def sweep(
         _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
         return
     with progress_display() as progress:
-        run_sweep(
+        mine = run_sweep(
             plan,
             teacher,
             dreams,
@@ -159,9 +159,11 @@ def sweep(
             command=command_line(),
         )
     results = finished_results(plan)
-    warn(tuple(dict.fromkeys(text for result in results for text in result.report.warnings)))
     if len(results) < len(plan):
         say(f"recover: {len(results)} of {len(plan)} levels are finished, other workers have more")
+    if worker is None and me.count > 1 and (len(results) < len(plan) or not (mine or me.leads)):
+        return  # of a launcher's processes, which share a terminal, one shows the whole
+    warn(tuple(dict.fromkeys(text for result in results for text in result.report.warnings)))
     emit(
         [result.report.to_json() for result in results],
         as_json=as_json,
