@@ -99,13 +99,7 @@ def sweep(
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
     from recover.preparation import prepare
-    from recover.sweep import (
-        asked_levels,
-        finished_results,
-        plan_levels,
-        run_sweep,
-        starts_warm,
-    )
+    from recover.sweep import asked_levels, finished_results, plan_levels, run_sweep, starts_warm
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device
