@@ -171,7 +171,7 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
         ConfigError: Likewise, of a finished run.
         InputFileError: If the record cannot be read.
     """
-    again = "repeat its command to go on, or start again with --overwrite"
+    again = "repeat its command for what is left to do, or start again with --overwrite"
     is_finished = RunFolder(path.parent, {}).is_finished
     if not path.exists():
         if is_finished:

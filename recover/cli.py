@@ -21,6 +21,7 @@ from recover.cli_options import (
     percent,
     recovery_config,
     recovery_options,
+    refuse_unused,
     warn,
 )
 from recover.cli_prune import prune
@@ -75,7 +76,8 @@ def run(
 
     It recovers by distillation from the teacher. The same command again goes on where it was
     interrupted. Under torchrun, all processes teach one student: each takes its part of every
-    batch, and the result is that of one process.
+    batch. A step is that of one process but for rounding, which training amplifies: the student is
+    as good, and has other bits.
 
     \b
     Examples:
@@ -185,6 +187,9 @@ def evaluate(
     """
     if eval_data is None and dreams_path is None:
         raise click.UsageError("nothing to judge by: pass --eval-data, --dreams or both")
+    options = teacher_arguments(arguments)
+    if arguments["teacher_path"] is None and dreams_path is None:
+        refuse_unused(options)
 
     from recover.examine import examine_student
     from recover.export import load_student, teacher_beside
@@ -195,7 +200,6 @@ def evaluate(
     path = student_path / "student.safetensors" if student_path.is_dir() else student_path
     saved = load_student(path, student)
     dreams = DreamSet.open(dreams_path) if dreams_path else None
-    options = teacher_arguments(arguments)
     teacher_path = arguments["teacher_path"]
     teacher, remarks = None, tuple[str, ...]()
     if teacher_path is not None:

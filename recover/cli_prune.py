@@ -87,9 +87,9 @@ def prune(
         is_again = RunFolder(out, {}).is_finished and not (overwrite or dry_run)
         RunFolder(out, {}).refuse_finished(overwrite=overwrite or dry_run or is_again)
     teacher, dreams = _open(dreams_path, arguments)
-    report = None
+    report, pruning = None, pruning_config(config, dreams)
     if out is not None and is_again:
-        report = finished_report(pruning_config(config, dreams), teacher, dreams, None, out)
+        report = finished_report(pruning, teacher, dreams, None, out)
     mismatch: dict[str, Any] = {"allow_teacher_mismatch": allow_teacher_mismatch}
     images, warnings = None, teacher.spec.assumptions
     if dreams is not None:

@@ -99,13 +99,7 @@ def sweep(
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
     from recover.preparation import prepare
-    from recover.sweep import (
-        asked_levels,
-        finished_results,
-        plan_levels,
-        run_sweep,
-        starts_warm,
-    )
+    from recover.sweep import asked_levels, finished_results, plan_levels, run_sweep, starts_warm
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device
@@ -147,7 +141,7 @@ def sweep(
         _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
         return
     with progress_display() as progress:
-        run_sweep(
+        mine = run_sweep(
             plan,
             teacher,
             dreams,
@@ -159,9 +153,11 @@ def sweep(
             command=command_line(),
         )
     results = finished_results(plan)
-    warn(tuple(dict.fromkeys(text for result in results for text in result.report.warnings)))
     if len(results) < len(plan):
         say(f"recover: {len(results)} of {len(plan)} levels are finished, other workers have more")
+    if worker is None and me.count > 1 and (len(results) < len(plan) or not (mine or me.leads)):
+        return  # of a launcher's processes, which share a terminal, one shows the whole
+    warn(tuple(dict.fromkeys(text for result in results for text in result.report.warnings)))
     emit(
         [result.report.to_json() for result in results],
         as_json=as_json,

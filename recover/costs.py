@@ -42,7 +42,7 @@ class Costs:
         num_bytes_dense: Parameters and statistics as float32.
         num_bytes_packed: The same with every prunable weight as a bitmask of its zeros and its
             other values; not worth it below a sparsity of 1/32.
-        num_bytes_gzip: The safetensors file through ``gzip -6``.
+        num_bytes_gzip: The tensors as safetensors, without metadata, through ``gzip -6``.
         macs_dense: Multiply-adds of convolutions and linear layers for one image, zeros included.
         macs_sparse: Those of them whose weight is not zero.
         seconds_teacher: One image through the teacher: median of the runs.
@@ -116,7 +116,10 @@ def num_bytes_packed(network: nn.Module) -> int:
 
 
 def num_bytes_gzip(network: nn.Module) -> int:
-    """Return the bytes of the network's safetensors file, compressed as ``gzip`` does."""
+    """Return the bytes of a safetensors file of the network, compressed as ``gzip`` does.
+
+    Without metadata, which has the same size at every sparsity.
+    """
     return len(gzip.compress(to_safetensors(network, {}), GZIP_LEVEL, mtime=0))
 
 

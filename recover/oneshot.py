@@ -51,11 +51,6 @@ def prune_student(
     Raises:
         ConfigError, IncompatibleError: As :func:`recover.pipeline.recover_student`.
     """
-    if dreams is None and config.reconstruct != "none":
-        raise ConfigError(
-            f"--reconstruct {config.reconstruct}: found no --dreams, expected a dream set to fit "
-            "the weights to"
-        )
     config = pruning_config(config, dreams)
     if dreams is None:
         return _prune_without_dreams(config, teacher, out, overwrite=overwrite, command=command)
@@ -82,7 +77,16 @@ def in_one_shot(config: RecoverConfig) -> RecoverConfig:
 
 
 def pruning_config(config: RecoverConfig, dreams: DreamSet | None) -> RecoverConfig:
-    """Return what a student is pruned with: no steps, and without dreams no repair."""
+    """Return what a student is pruned with: no steps, and without dreams no repair.
+
+    Raises:
+        ConfigError: If something in it needs steps, or dreams where there are none.
+    """
+    if dreams is None and config.reconstruct != "none":
+        raise ConfigError(
+            f"--reconstruct {config.reconstruct}: found no --dreams, expected a dream set to fit "
+            "the weights to"
+        )
     config = in_one_shot(config)
     return dataclasses.replace(config, repair_images=0) if dreams is None else config
 

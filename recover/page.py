@@ -10,7 +10,7 @@ from recover.costs import NOTE
 from recover.figures import Line
 from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
 from recover.origin import facts_of_origin, subtitle
-from recover.results import Result
+from recover.results import Result, most_pruned
 from recover.series import curves, line_of, series
 from recover.tables import (
     Table,
@@ -86,7 +86,7 @@ def compose(
         _costs(results),
         _preview(preview),
         _provenance(results, bounds),
-        _settings(results[-1]),
+        _settings(most_pruned(results)),
     )
     sections = tuple(part for part in parts if part is not None)
     return Page(title=title, subtitle=subtitle(results[0]), sections=sections)
@@ -213,7 +213,7 @@ def _layers(results: Sequence[Result]) -> Section | None:
         title="Which layers are pruned",
         paragraphs=(
             "Every convolution and linear layer, by how much of it is zero.",
-            *_extremes(results[-1]),
+            *_extremes(most_pruned(results)),
         ),
         figure=figures.by_layer(lines),
         tables=(layers_table(results),),
@@ -262,7 +262,7 @@ def _costs(results: Sequence[Result]) -> Section | None:
     text = (
         *([NOTE] if any(result.report.sparsity for result in results) else []),
         "Dense: all values as float32. Packed: a bit for every prunable weight, and the values "
-        "that are not zero. Gzip: the student's safetensors file through gzip -6. "
+        "that are not zero. Gzip: the student's tensors as safetensors, through gzip -6. "
         "Multiply-adds are those of one image; one is two floating-point operations.",
         f"Latency: one image at a time, teacher and student in turns, on {'; '.join(machines)}.",
     )

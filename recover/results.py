@@ -71,6 +71,11 @@ def _level(result: Result) -> tuple[float, float]:
     return report.sparsity, 0.0 if report.sparsity else report.part_removed
 
 
+def most_pruned(results: Sequence[Result]) -> Result:
+    """Return the run whose student lacks most: zeros, or channels; among equals the last."""
+    return max(reversed(results), key=lambda result: result.report.part_removed)
+
+
 def require_one_teacher(results: Sequence[Result], advice: str) -> None:
     """Check that all runs have the same teacher.
 

@@ -20,7 +20,7 @@ from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
 from recover.cut import Cut
 from recover.worth import LEAST_SHARE, Positions, highest, rounded, unit_scores, worth_most
-from shared.errors import IncompatibleError
+from shared.errors import ConfigError, IncompatibleError
 from shared.seeding import generator
 from shared.teacher import Teacher
 
@@ -37,6 +37,7 @@ class Slimming:
         whole: Names of tensors whose channels all stay.
 
     Raises:
+        ConfigError: If nothing of it can be removed since all is kept.
         IncompatibleError: If nothing of it can be removed.
     """
 
@@ -47,6 +48,11 @@ class Slimming:
         self._groups, self._inputs = coupling.groups, coupling.inputs
         self._places = coupling.places
         self._is_free = [not any(name in whole for name, _ in g.axes) for g in self._groups]
+        if whole and self._groups and not any(self._is_free):
+            raise ConfigError(
+                f"--channels: found --keep with {len(whole)} layers, which leaves none whose "
+                "channels may go; keep fewer layers"
+            )
         if not any(self._is_free):
             raise IncompatibleError(
                 "--channels: no channel of this network can be removed; expected convolutions "

@@ -1,8 +1,8 @@
 """The tables of a report as plain text: what the terminal, the page and Markdown all show."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from recover.bounds import bound_name, bound_of, comparable
 from recover.costs import Costs
@@ -35,11 +35,22 @@ class Table:
 def labels_of(results: Sequence[Result]) -> list[str]:
     """Return ``90 %`` for every run, or its student; with its folder where that says too little."""
     plain = [_label(result) for result in results]
-    counts = Counter(plain)
+    alike: dict[str, list[Path]] = {}
+    for text, result in zip(plain, results, strict=True):
+        alike.setdefault(text, []).append(result.folder)
     return [
-        f"{text} {result.folder.name}" if counts[text] > 1 else text
+        f"{text} {_told_apart(result.folder, alike[text])}" if len(alike[text]) > 1 else text
         for text, result in zip(plain, results, strict=True)
     ]
+
+
+def _told_apart(folder: Path, all_folders: Sequence[Path]) -> str:
+    """Return the shortest end of a path that no other one of the folders shares: ``a/s0.5``."""
+    others = {other.parts for other in all_folders} - {folder.parts}
+    for count in range(1, len(folder.parts)):
+        if all(other[-count:] != folder.parts[-count:] for other in others):
+            return Path(*folder.parts[-count:]).as_posix()
+    return folder.as_posix()
 
 
 def are_other_students(results: Sequence[Result]) -> bool:

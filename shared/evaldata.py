@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shared.classes import match_classes
 from shared.device import num_bytes_free
-from shared.errors import IncompatibleError, InputFileError
+from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.imagefile import open_image
 from shared.spec import SIGMOID, TeacherSpec
 
@@ -59,9 +59,12 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
         spec: The teacher's image shape and classes, see :mod:`shared.classes`.
 
     Raises:
+        ConfigError: If ``source`` is empty.
         InputFileError: If the folder or an image in it cannot be used.
         IncompatibleError: If classes or channels are not the teacher's.
     """
+    if not source:  # of a variable that is not set; the path of nothing is the folder one is in
+        raise ConfigError("--eval-data: found nothing, expected a folder, cifar10:ROOT or a table")
     if source.startswith("cifar10:"):
         return _open_cifar10(Path(source.removeprefix("cifar10:")), spec)
     root = Path(source)

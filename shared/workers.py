@@ -23,6 +23,11 @@ class Worker:
         if not 0 <= self.index < self.count:
             raise ConfigError(f"--worker: found {self.index}/{self.count}, expected 0/N to N-1/N")
 
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of them."""
+        return self.index == 0
+
     def makes(self, piece: int) -> bool:
         """Return whether a piece, by its number, is among those of this worker."""
         return piece % self.count == self.index

@@ -285,6 +285,41 @@ def test_a_student_needs_something_to_be_judged_by(runner: CliRunner, tmp_path: 
     assert "nothing to judge by" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--image-size", "--mean", "--arch"])
+def test_a_teachers_options_without_a_teacher_are_refused(
+    runner: CliRunner, tmp_path: Path, eval_folder: Path, option: str
+) -> None:
+    value = {"--image-size": "16", "--mean": "0.5", "--arch": "resnet20"}[option]
+    arguments = ["eval", str(tmp_path), "--eval-data", str(eval_folder), option, value]
+
+    result = runner.invoke(main, arguments)
+
+    assert result.exit_code == 2
+    assert f"error: {option}: found neither --teacher nor --dreams" in error_of(result)
+
+
+def test_an_empty_source_of_real_images_is_not_this_folder(
+    runner: CliRunner, index: Path, eval_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(eval_folder)
+
+    result = run(runner, "--dreams", index, "--out", tmp_path / "o", "--eval-data", "")
+
+    assert result.exit_code == 2
+    assert "--eval-data: found nothing" in error_of(result)
+
+
+def test_channels_where_all_layers_are_kept_are_refused(
+    runner: CliRunner, index: Path, tmp_path: Path
+) -> None:
+    arguments = ("--dreams", index, "--out", tmp_path / "o", "--channels", 0.5, "--keep", "*")
+
+    result = run(runner, *arguments)
+
+    assert result.exit_code == 2
+    assert "--keep" in error_of(result)
+
+
 def test_a_teacher_is_no_student(runner: CliRunner, teacher_file: Path, index: Path) -> None:
     result = runner.invoke(main, ["eval", str(teacher_file), "--dreams", str(index)])
 

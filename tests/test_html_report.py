@@ -406,6 +406,36 @@ def test_seeds_are_one_series_and_settings_are_several(levels: Path, tmp_path: P
     assert labels_of([results[0], results[0]]) == ["50 % s0.5", "50 % s0.5"]
 
 
+def test_levels_of_two_sweeps_are_told_apart_by_their_sweeps(levels: Path, tmp_path: Path):
+    one, other = (copied(levels, tmp_path / name) for name in ("dl", "rl"))
+    deep = copied(levels, tmp_path / "deep" / "dl")
+    found = {result.folder: result for result in find_results([one, other, deep])[0]}
+
+    runs = [found[folder / "s0.5"] for folder in (one, other)]
+    assert labels_of(runs) == ["50 % dl/s0.5", "50 % rl/s0.5"]
+    assert labels_of([*runs, found[other / "s0.9"]])[2] == "90 %"
+    all_labels = labels_of([*runs, found[deep / "s0.5"]])
+    assert all_labels[1:] == ["50 % rl/s0.5", "50 % deep/dl/s0.5"]
+    assert len({*all_labels}) == 3
+
+
+def test_the_most_pruned_run_is_that_of_which_most_is_gone(levels: Path, tmp_path: Path):
+    """A student without three quarters of its weights has no zeros, and comes first."""
+    target = copied(levels, tmp_path / "levels")
+    path = target / "s0.9" / "report.json"
+    record = json.loads(path.read_text())
+    config = record["config"] | {"channels": 0.5, "steps": 77, "sparsity": 0.0}
+    num_left = record["teacher"]["num_nonzero"] // 4
+    path.write_text(json.dumps(record | {"config": config, "sparsity": 0.0, "num_kept": num_left}))
+
+    results = find_results([target])[0]
+    page = compose(results)
+
+    assert [result.folder.name for result in results] == ["s0.9", "s0.5"]
+    settings = next(part for part in page.sections if part.title.startswith("Settings"))
+    assert ("--steps", "77") in settings.tables[0].rows
+
+
 def test_figures_take_the_colors_of_the_page_and_no_markup_from_names():
     line = Line(name='$x^2$ <b>&"', x=(0.5, 0.9), y=(0.9, 0.8), low=(0.8, 0.7), high=(0.9, 0.9))
 

@@ -228,6 +228,15 @@ def test_the_command_shows_every_layer_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_dreams_are_needed_for_is_refused_without(teacher_file: Path, tmp_path: Path) -> None:
+    arguments = ("--teacher", teacher_file, "--sparsity", 0.9, "--reconstruct", "least-squares")
+
+    for more in ((), ("--out", tmp_path / "o")):
+        result = prune(*arguments, *more)
+        assert result.exit_code == 2
+        assert "found no --dreams" in result.stderr
+
+
 def test_the_command_measures_on_dreams_and_saves(dreams: DreamSet, tmp_path: Path) -> None:
     arguments = ("--dreams", dreams.path, "--out", tmp_path / "o", "--allocation", "lamp")
     arguments = (*arguments, "--keep", "conv1.*,linear.*", "--sensitivity-images", 16)

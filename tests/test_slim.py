@@ -353,6 +353,13 @@ def test_a_forward_that_counts_on_its_channels_is_refused() -> None:
         require_flow(network, tiny_spec())
 
 
+def test_keeping_everything_is_told_from_a_network_of_which_nothing_can_go(
+    tiny_teacher: Teacher,
+) -> None:
+    with pytest.raises(ConfigError, match="--keep"):
+        slimming_of(tiny_teacher, slim_config(keep="*"))
+
+
 def test_a_network_of_which_nothing_can_go_is_refused() -> None:
     with pytest.raises(IncompatibleError, match="no channel of this network can be removed"):
         Slimming(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval(), SHAPE)

@@ -286,6 +286,19 @@ def test_two_workers_of_the_command_share_the_levels(runner, dreams, tmp_path, m
     assert "s0.5 distill" not in second.stderr
 
 
+def test_of_a_launchers_processes_one_prints(runner, dreams, tmp_path, monkeypatch):
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels", "--no-warm-start", "--json")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    printed = []
+    for rank in ("0", "1", "1", "0"):  # the first has nothing to add while the second has more
+        monkeypatch.setenv("RANK", rank)
+        printed.append(sweep(runner, *arguments).stdout)
+
+    assert [bool(text) for text in printed] == [False, True, False, True]
+    for text in printed[1::2]:
+        assert [record["sparsity"] for record in json.loads(text)] == [0.5, 0.9]
+
+
 def test_a_dry_run_of_a_sweep_writes_nothing(runner, dreams, tmp_path):
     arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels", "--dry-run")
 
