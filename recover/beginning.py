@@ -5,6 +5,7 @@ import copy
 from torch import nn
 
 from recover.allocation import choose_masks
+from recover.channels import slimming_of
 from recover.config import RecoverConfig
 from recover.cut import require_flow
 from recover.importance import prunable_weights
@@ -12,7 +13,7 @@ from recover.masks import Masks, dense_masks
 from recover.mending import mend
 from recover.preparation import Setup
 from recover.schedule import starts_pruned
-from recover.slim import Slimming, slimming_of
+from recover.slim import Slimming
 from recover.warm_start import masks_of_zeros
 from shared.errors import IncompatibleError
 from shared.teacher import Teacher

@@ -143,11 +143,8 @@ def run(
         return
     if dry_run:
         warn(plan.warnings)
-        emit(
-            {**plan.to_json(), "out": str(out)},
-            as_json=as_json,
-            render=lambda: _show_plan(plan, out),
-        )
+        record = {**plan.to_json(), "out": str(out)}
+        emit(record, as_json=as_json, render=lambda: _show_plan(plan, out))
         return
     warn(report.warnings)
     emit(report.to_json(), as_json=as_json, render=lambda: _show_report(report))

@@ -4,9 +4,8 @@ A channel is made by one layer and taken by others, and additions tie channels o
 each other (Fang et al. 2023, "DepGraph", arXiv:2301.12900). Here a forward pass is watched
 operation by operation, below modules and functions, so that it does not matter how somebody's
 ``forward`` is written: every tensor carries the identities of its channels, convolutions make new
-ones, additions make two into one, concatenations put them side by side. What is not understood (an
-operation unknown here, a slice of the channels) never breaks anything: the channels that go into
-it are not removed.
+ones, additions make two into one, concatenations put them side by side. Of what is not understood
+(an operation unknown here, a slice of the channels) the channels that go in are not removed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -167,15 +166,13 @@ class _Watch(TorchDispatchMode):
         unit_of: dict[int, tuple[int, int]] = {}
         for key, members in alike.items():
             unit_of |= {root: (len(groups), unit) for unit, root in enumerate(members)}
-            axes = tuple(axis for axis, _ in key)
-            units = tuple(np.array([places[root][axis] for root in members]) for axis in axes)
-            groups.append(Group(axes=axes, units=units))
+            units = tuple(np.array([places[root][axis] for root in members]) for axis, _ in key)
+            groups.append(Group(axes=tuple(axis for axis, _ in key), units=units))
         inputs = {
             name: tuple(unit_of.get(root) for root in self._identities.roots(channels))
             for name, channels in self._inputs.items()
         }
-        # Layers that share a weight take in the same units: what it is used for was united.
-        for first, *others in self._shared:
+        for first, *others in self._shared:  # what a weight is used for was united
             inputs |= {name: inputs[first] for name in others if first in inputs}
         return Coupling(groups=tuple(groups), inputs=inputs, places=self._places)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recover.allocation import choose_masks
 from recover.averaging import RunningAverage
+from recover.channels import slimming_of
 from recover.config import RecoverConfig
 from recover.curvature import SquaredGradients
 from recover.lesson import Lesson, set_modes
@@ -33,7 +34,7 @@ from recover.schedule import (
     sparsity_at,
     starts_pruned,
 )
-from recover.slim import Slimming, slimming_of
+from recover.slim import Slimming
 from shared.architectures import resize
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.depthwise import unstride

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from recover.channels import slimming_of
 from recover.config import RecoverConfig
 from recover.evaluate import Exam
 from recover.importance import importance, prunable_weights
 from recover.masks import Masks, layerwise_masks, num_weights_kept
-from recover.slim import slimming_of
 from shared.metrics import agreement, predict
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.teacher import Teacher

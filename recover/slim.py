@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recover.allocation import whole_layers
 from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
 from recover.cut import Cut
 from recover.worth import LEAST_SHARE, Positions, highest, rounded, unit_scores, worth_most
 from shared.errors import ConfigError, IncompatibleError
 from shared.seeding import generator
-from shared.teacher import Teacher
 
 
 class Slimming:
@@ -37,8 +35,7 @@ class Slimming:
         whole: Names of tensors whose channels all stay.
 
     Raises:
-        ConfigError: If nothing of it can be removed since all is kept.
-        IncompatibleError: If nothing of it can be removed.
+        IncompatibleError: If nothing of it can be removed; ConfigError where that is ``whole``.
     """
 
     def __init__(
@@ -206,10 +203,8 @@ class Slimming:
 
     def digest(self) -> int:
         """Return 63 bits that differ, but by chance, where other channels are left."""
-        state = hashlib.blake2b(digest_size=8)
-        for units in self.kept:
-            state.update(units.tobytes())
-        return int.from_bytes(state.digest(), "little") >> 1
+        kept = b"".join(units.tobytes() for units in self.kept)
+        return int.from_bytes(hashlib.blake2b(kept, digest_size=8).digest(), "little") >> 1
 
     def _are_of(self, network: nn.Module) -> bool:
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
@@ -303,26 +298,3 @@ class Slimming:
             axis: np.searchsorted(self._left[axis], places[units])
             for axis, places in zip(group.axes, group.units, strict=True)
         }
-
-
-def slimming_of(
-    origin: Teacher, config: RecoverConfig, left: Mapping[str, Any] | None = None
-) -> Slimming | None:
-    """Return what ``config.channels`` is about; None without it.
-
-    Args:
-        origin: With all of its channels.
-        config: Says whether, and which are to stay.
-        left: A :meth:`Slimming.state` of those that are left; None: all of them.
-
-    Raises:
-        IncompatibleError: If no channel of the network can be removed.
-        ConfigError: As :func:`recover.allocation.whole_layers`.
-    """
-    if config.channels is None:
-        return None
-    whole = whole_layers(origin.network, config)
-    slimming = Slimming(origin.network, origin.spec.image_shape, whole)
-    if left is not None:
-        slimming.restore(left)
-    return slimming

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from recover.channels import slimming_of
 from recover.config import RecoverConfig
 from recover.export import load_student
 from recover.importance import prunable_weights
 from recover.masks import Masks
 from recover.preparation import Setup
-from recover.slim import slimming_of
 from shared.errors import IncompatibleError
 
 

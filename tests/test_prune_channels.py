@@ -11,10 +11,10 @@ from conftest import blobs
 from recover_fixtures import prune, quick_config, self_contained_dreams
 from torch import Tensor, nn
 
+from recover.channels import slimming_of
 from recover.costs import count_macs
 from recover.importance import prunable_weights
 from recover.prune import plan_pruning
-from recover.slim import slimming_of
 from shared.dreamset import DreamSet
 from shared.teacher import Teacher
 

@@ -19,6 +19,7 @@ from recover_fixtures import (
 )
 from torch import Tensor, nn
 
+from recover.channels import slimming_of
 from recover.config import RecoverConfig
 from recover.costs import count_macs
 from recover.cut import require_flow
@@ -27,7 +28,7 @@ from recover.export import load_student
 from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at
-from recover.slim import Slimming, slimming_of
+from recover.slim import Slimming
 from recover.worth import rounded, unit_scores, worth_most
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError

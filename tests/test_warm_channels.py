@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from recover_fixtures import features_beside, quick_config, self_contained_dreams
 
 from recover.beginning import begin_again
+from recover.channels import slimming_of
 from recover.cli import main
 from recover.config import RecoverConfig
 from recover.export import load_student
@@ -23,7 +24,6 @@ from recover.pipeline import new_distillation, recover_student
 from recover.preparation import prepare
 from recover.results import read_report
 from recover.schedule import channels_at
-from recover.slim import slimming_of
 from recover.sweep import plan_levels, run_sweep
 from recover.warm_start import warm_starts, with_start
 from shared.checkpoint import load_checkpoint, save_network
