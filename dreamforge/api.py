@@ -11,6 +11,7 @@ from dreamforge.remarks import remarks_on_loss
 from dreamforge.units import usual_units
 from shared.api import (
     TeacherSource,
+    as_path,
     call_text,
     opened_teacher,
     require_preset,
@@ -63,7 +64,7 @@ def synth(
         TypeError: If there is no such option.
         DreamforgeError: As the command does; the classes are those of :mod:`shared.errors`.
     """
-    path = Path(out)
+    path = as_path("out", out)
     settings, facts = split_options("synth", SynthesisConfig, options)
     require_preset(preset, PRESETS)
     where = resolve_device(device)

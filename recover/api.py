@@ -24,17 +24,21 @@ from recover.warm_start import warm_starts
 from shared.answers import plain_answers
 from shared.api import (
     TeacherSource,
+    as_path,
     call_text,
     opened_teacher,
     require_preset,
     shown,
     split_options,
     teacher_facts,
+    usual_state,
     warn,
 )
+from shared.architectures import is_factory
 from shared.at_hand import student_of
 from shared.cli_options import build_config
 from shared.dreamset import DreamSet
+from shared.errors import ConfigError
 from shared.evaldata import EvalData, eval_data_of, open_eval_data
 from shared.progress import ProgressCallback
 from shared.spec import TeacherSpec
@@ -104,10 +108,15 @@ def run(
     settings, facts = split_options("run", RecoverConfig, options)
     config = _config(preset, settings)
     warn(_remarks(preset, settings))
-    path = Path(out) if out is not None else Path(f"{opened.path.stem}{default_suffix(config)}")
+    path = (
+        as_path("out", out)
+        if out is not None
+        else Path(f"{opened.path.stem}{default_suffix(config)}")
+    )
     call = call_text("recover.run", {"dreams": opened.path, "out": path, **options})
     is_again = RunFolder(path, {}).is_finished and not overwrite
     with _found_teacher(opened, teacher, facts) as loaded, shown(progress) as callback:
+        _refuse_its_name(config, teacher, loaded)
         real = _real_images(eval_data, loaded.spec)
         if is_again:
             report = finished_report(config, loaded, opened, real, path)
@@ -171,15 +180,18 @@ def run_sweep(
     """
     opened = _opened(dreams)
     settings, facts = split_options("run_sweep", RecoverConfig, options)
-    levels = asked_levels(_listed(sparsity), _listed(channels))
+    levels = asked_levels(_listed("sparsity", sparsity), _listed("channels", channels))
     base = _config(preset, settings | levels[-1])
     warn(_remarks(preset, settings | levels[-1]))
     configs = [dataclasses.replace(base, **level) for level in levels]
     folder = (
-        Path(out) if out is not None else Path(f"{opened.path.stem}{student_suffix(base)}-sweep")
+        as_path("out", out)
+        if out is not None
+        else Path(f"{opened.path.stem}{student_suffix(base)}-sweep")
     )
     named = {"dreams": opened.path, "sparsity": sparsity, "channels": channels, "out": folder}
     with _found_teacher(opened, teacher, facts) as loaded, shown(progress) as callback:
+        _refuse_its_name(base, teacher, loaded)
         real = _real_images(eval_data, loaded.spec)
         if warm_start is None:
             warm_start = starts_warm(configs, Worker(), folder, overwrite=overwrite)
@@ -205,7 +217,7 @@ def run_sweep(
 
 
 def _opened(dreams: DreamSet | Path | str) -> DreamSet:
-    return dreams if isinstance(dreams, DreamSet) else DreamSet.open(dreams)
+    return dreams if isinstance(dreams, DreamSet) else DreamSet.open(as_path("dreams", dreams))
 
 
 def _config(preset: str, settings: dict[str, Any]) -> RecoverConfig:
@@ -219,8 +231,13 @@ def _remarks(preset: str, settings: dict[str, Any]) -> list[str]:
     return [remark] if remark else []
 
 
-def _listed(levels: Sequence[float] | None) -> str | None:
-    return None if levels is None else ",".join(repr(float(level)) for level in levels)
+def _listed(name: str, levels: Sequence[float] | None) -> str | None:
+    if levels is None:
+        return None
+    try:
+        return ",".join(repr(float(level)) for level in levels)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: found {levels!r}, expected a list of numbers") from error
 
 
 @contextmanager
@@ -231,15 +248,31 @@ def _found_teacher(
         with opened_teacher(source, facts, dreams.manifest.teacher) as teacher:
             yield teacher
         return
-    yield find_teacher(dreams, None, **teacher_facts(facts))
+    with usual_state():
+        yield find_teacher(dreams, None, **teacher_facts(facts))
+
+
+def _refuse_its_name(config: RecoverConfig, source: TeacherSource | None, teacher: Teacher) -> None:
+    """Raise ConfigError where a student is to be built by the name of the network at hand."""
+    name = teacher.spec.architecture
+    if isinstance(source, nn.Module) and config.student == name and is_factory(name):
+        raise ConfigError(
+            f"student: {name!r} is the network at hand, with its size; name a function that builds "
+            "another one"
+        )
 
 
 def _real_images(source: RealImages | None, spec: TeacherSpec) -> EvalData | None:
     if source is None or isinstance(source, EvalData):
         return source
-    if isinstance(source, tuple):
-        return eval_data_of(*source, spec)
-    return open_eval_data(str(source), spec)
+    if isinstance(source, (str, Path)):
+        return open_eval_data(str(source), spec)
+    if not isinstance(source, (tuple, list)) or len(source) != 2:
+        raise ConfigError(
+            f"eval_data: found a {type(source).__name__}, expected the path of a folder, or "
+            "(images, labels)"
+        )
+    return eval_data_of(source[0], source[1], spec)
 
 
 def _recovered(

@@ -99,6 +99,9 @@ def take_steps(
             if finished or now - reported >= SECONDS_PER_REPORT:
                 progress(_steps_done(run.step, config.steps, facts))
                 reported = now
+        if run.group.any(interrupted()):  # while the last step was saved and told of
+            run.group.wait()
+            raise KeyboardInterrupt
 
 
 def lowered_rate_warnings(asked: RecoverConfig, run: Distillation) -> list[str]:

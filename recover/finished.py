@@ -43,7 +43,7 @@ def finished_report(
             f"--out {out}: holds a finished run with {', '.join(changes[:3])}; choose another "
             "folder or --overwrite it"
         )
-    RunFolder(out, {}).finish()  # it may have been killed just before it did so itself
+    RunFolder(out, {}).tidy()
     return report
 
 

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from recover.journal import Journal
 from recover.lock import LOCK_NAME, alone_in
 from recover.report import StageRecord
 from recover.state import read_state, write_state
@@ -81,9 +82,12 @@ class RunFolder:
                     f"--out {self.path}: its {file.name} is what this run starts from; choose "
                     "another folder"
                 )
-        # One that was killed before its first checkpoint leaves its lock.
+        # One that was killed before its first checkpoint leaves its lock, or of earlier versions
+        # nothing but rows.
         ours = (self.report, self.checkpoint, self.path / LOCK_NAME)
         found = [file.name for file in (self.student, self.metrics) if file.exists()]
+        if found == [self.metrics.name] and Journal(self.metrics).has_rows():
+            return
         if found and not overwrite and not any(file.exists() for file in ours):
             raise ConfigError(
                 f"--out {self.path}: found {found[0]} without a report or a checkpoint, expected a "
@@ -132,6 +136,11 @@ class RunFolder:
     def finish(self) -> None:
         """Remove the checkpoint: the results are in place."""
         self.checkpoint.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove it from a finished run, which may have been killed just before it did so."""
+        with suppress(OSError):  # where nothing can be written nothing needs to be
+            self.finish()
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
         """Return those of the unfinished run here; None where there is none.

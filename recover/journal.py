@@ -22,6 +22,15 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, allow_nan=False) + "\n")
 
+    def has_rows(self) -> bool:
+        """Tell whether the file begins with a row of a run."""
+        try:
+            with self._path.open(encoding="utf-8") as stream:
+                row = json.loads(stream.readline())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(row, dict) and {"step", "loss", "lr"} <= row.keys()
+
     def rewind(self, step: int) -> None:
         """Drop the rows after ``step``, and whatever follows a line that is no row."""
         if not self._path.exists():

@@ -60,7 +60,7 @@ def asked_levels(sparsities: str | None, channels: str | None) -> list[dict[str,
         ConfigError: If both kinds are given, or a list makes no sense.
     """
     if channels is None:
-        found = parse_sparsities(sparsities or DEFAULT_LEVELS)
+        found = parse_sparsities(DEFAULT_LEVELS if sparsities is None else sparsities)
         return [{"sparsity": sparsity} for sparsity in found]
     if sparsities is not None:
         raise ConfigError(
@@ -214,6 +214,9 @@ def run_sweep(
     """
     worker = worker or Worker()
     mine = [level for level in levels if level.state != FINISHED and worker.makes(level.number)]
+    for level in levels:
+        if level.state == FINISHED:
+            RunFolder(level.folder, {}).tidy()
     for level in mine:
         below = [
             (other.config, RunFolder(other.folder, {}).student) for other in levels[: level.number]
@@ -259,7 +262,6 @@ def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
                 f"{folder.path}: is finished with {', '.join(changes[:3])}; "
                 "choose another --out, or --overwrite the sweep"
             )
-        folder.finish()  # it may have been killed just before it did so itself
         return FINISHED
     folder.refuse_other_arguments()
     return INTERRUPTED if folder.checkpoint.exists() else WAITING

@@ -4,12 +4,15 @@ import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from shared.at_hand import teacher_at_hand
+from shared.cli_options import read_class_names
 from shared.cli_progress import progress_display
 from shared.config import AUTO, Option, flag_of, kind_of, options_of
 from shared.errors import ConfigError
@@ -46,8 +49,7 @@ def split_options(
         if name in FACTS:
             facts[name] = value
         elif name in fields:
-            settings[name] = str(value) if isinstance(value, Path) else value
-            _require_type(*fields[name], settings[name])
+            settings[name] = _of_type(*fields[name], value)
         else:
             near = difflib.get_close_matches(name, [*fields, *FACTS], n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
@@ -57,7 +59,7 @@ def split_options(
 
 def require_preset(name: str, presets: Mapping[str, Any]) -> None:
     """Raise ConfigError if there is no preset of the name."""
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise ConfigError(f"preset: found {name!r}, expected one of {', '.join(presets)}")
 
 
@@ -76,25 +78,83 @@ def opened_teacher(
         ConfigError: If ``arch`` is given for a network, which is its own.
     """
     arguments = teacher_facts(facts)
-    if not isinstance(source, nn.Module):
-        yield load_teacher(source, spec=spec, **arguments)
-        return
-    if "architecture" in arguments:
-        found = arguments["architecture"]
-        raise ConfigError(f"arch: found {found!r}, expected none: the network is at hand")
-    with teacher_at_hand(source, spec=spec, **arguments) as teacher:
-        yield teacher
+    with usual_state():
+        if not isinstance(source, nn.Module):
+            path = as_path("teacher", source, "a network, or the path of a checkpoint")
+            yield load_teacher(path, spec=spec, **arguments)
+            return
+        if "architecture" in arguments:
+            found = arguments["architecture"]
+            raise ConfigError(f"arch: found {found!r}, expected none: the network is at hand")
+        with teacher_at_hand(source, spec=spec, **arguments) as teacher:
+            yield teacher
+
+
+@contextmanager
+def usual_state() -> Iterator[None]:
+    """Compute as in a fresh process: with gradients and in float32, whatever the caller has set."""
+    dtype = torch.get_default_dtype()
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def as_path(name: str, value: Any, expected: str = "a path") -> Path:
+    """Return ``value`` as a path.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(value, (str, Path)):
+        raise ConfigError(f"{name}: found a {type(value).__name__}, expected {expected}")
+    return Path(value)
 
 
 def teacher_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return :data:`FACTS` as arguments of :func:`shared.teacher.teacher_from_checkpoint`."""
-    arguments = {name: value for name, value in facts.items() if value is not None}
-    for name in ("mean", "std"):
-        if isinstance(arguments.get(name), (int, float)):
-            arguments[name] = (arguments[name],)
+    readers = {"image_size": _size, "mean": _floats, "std": _floats, "class_names": _names}
+    arguments = {
+        name: readers[name](name, value) if name in readers else value
+        for name, value in facts.items()
+        if value is not None
+    }
     if "arch" in arguments:
         arguments["architecture"] = arguments.pop("arch")
     return arguments
+
+
+def _size(name: str, value: Any) -> int | tuple[int, int]:
+    sides = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
+    if not all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides):
+        raise ConfigError(f"{name}: found {value!r}, expected pixels, or (height, width)")
+    return int(sides[0]), int(sides[1])
+
+
+def _floats(name: str, value: Any) -> tuple[float, ...]:
+    values = (value,) if isinstance(value, Real) else value
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name}: found {value!r}, expected a number, or one per channel")
+    try:
+        return tuple(float(each) for each in values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: found {value!r}, expected numbers") from error
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, (str, Path)):
+        return read_class_names(Path(value)) or ()
+    names = tuple(value) if isinstance(value, Sequence) else ()
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ConfigError(
+            f"{name}: found a {type(value).__name__}, expected a list of names in the order of the "
+            "logits, or the path of a file with one a line"
+        )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{name}: found a name twice, expected every name once")
+    return names
 
 
 def shown(progress: bool | ProgressCallback) -> AbstractContextManager[ProgressCallback]:  # noqa: FBT001
@@ -112,13 +172,14 @@ def call_text(function: str, arguments: Mapping[str, Any]) -> str:
     return f"{function}({given})"
 
 
-def _require_type(field: Any, chosen: Option, value: Any) -> None:
+def _of_type(field: Any, chosen: Option, value: Any) -> Any:
+    """Return the value of a setting; numbers of NumPy are numbers, and paths are texts."""
     kind = kind_of(field)
     if value is None or (chosen.auto and value == AUTO):
-        return
-    accepted = (int, float) if kind is float else (kind,)
+        return value
+    accepted: Any = {float: Real, int: Integral, str: (str, Path)}.get(kind, kind)
     if isinstance(value, accepted) and isinstance(value, bool) == (kind is bool):
-        return
+        return kind(value)
     raise ConfigError(
         f"{flag_of(field)}: found {value!r}, of type {type(value).__name__}; expected "
         f"{kind.__name__}"

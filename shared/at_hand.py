@@ -2,13 +2,14 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from shared.answers import plain_answers
 from shared.architectures import held, is_factory, resize
@@ -53,6 +54,7 @@ def teacher_at_hand(
     checkpoint = checkpoint_of(own, facts_in(record, {})[0], class_name(network))
     found = _recognised(own, checkpoint, spec, facts)
     if found is not None:
+        _require_own_tensors(own, network, found.spec)
         yield found
         return
     recorded = spec.architecture if spec is not None else ""
@@ -60,7 +62,9 @@ def teacher_at_hand(
     known = {key: value for key, value in checkpoint.metadata.items() if key != "architecture"}
     checkpoint = replace(checkpoint, metadata=known)
     with held(name, own):
-        yield teacher_from_checkpoint(checkpoint, architecture=name, spec=spec, **facts)
+        teacher = teacher_from_checkpoint(checkpoint, architecture=name, spec=spec, **facts)
+        _require_own_tensors(own, network, teacher.spec)
+        yield teacher
 
 
 def class_name(network: nn.Module) -> str:
@@ -137,6 +141,42 @@ def _recognised(
         return None
     most = float(expected.abs().max())
     return found if float((expected - answer).abs().max()) <= _SAME * most else None
+
+
+class _Uses(TorchFunctionMode):
+    """Whether anything is computed with one of the ``tensors``."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._wanted = {id(tensor) for tensor in tensors}
+        self.found = False
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = (*args, *(kwargs or {}).values())
+        self.found |= any(id(each) in self._wanted for each in given)
+        return function(*args, **(kwargs or {}))
+
+
+def _require_own_tensors(own: nn.Module, network: nn.Module, spec: TeacherSpec) -> None:
+    """Raise ConfigError if the copy ``own`` computes with tensors of the original ``network``.
+
+    A function in an attribute is copied as it is, with whatever layers it closes over.
+    """
+    original = _unwrapped(network)
+    uses = _Uses((*original.parameters(), *original.buffers()))
+    with torch.no_grad(), uses:
+        own(torch.zeros(_NUM_COMPARED, *spec.image_shape))
+    if uses.found:
+        raise ConfigError(
+            f"{class_name(network)}: a copy of it computes with the original's layers, as a lambda "
+            "or a function in an attribute does that closes over them; make it a method"
+        )
 
 
 def student_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -42,10 +42,13 @@ class EvalData:
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal sha256 of the images and their labels, in their order."""
+        """Hexadecimal sha256 of the images and their labels, in whatever order."""
         state = hashlib.sha256(str((*self.images.shape, *self.labels.shape)).encode())
-        for tensor in (self.images, self.labels):
-            state.update(tensor.contiguous().numpy().data)
+        pairs = zip(self.images.numpy(), self.labels.numpy(), strict=True)
+        for row in sorted(
+            hashlib.sha256(image.tobytes() + label.tobytes()).digest() for image, label in pairs
+        ):
+            state.update(row)
         return state.hexdigest()
 
 
@@ -89,6 +92,13 @@ def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
         IncompatibleError: If they are anything else.
     """
     shape = spec.image_shape
+    try:
+        images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise IncompatibleError(
+            f"eval_data: found {type(images).__name__} and {type(labels).__name__}, expected "
+            "tensors of images and labels"
+        ) from error
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or not len(images):
         raise IncompatibleError(
             f"eval_data: found images {images.dtype} {tuple(images.shape)}, expected torch.uint8 "

@@ -1,5 +1,6 @@
 """What a run may find in its folder, and what it leaves alone."""
 
+import errno
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from recover.folder import RunFolder, changed_arguments
 from recover.lock import LOCK_NAME, alone_in
 from recover.oneshot import prune_student
 from recover.pipeline import recover_student
-from recover.sweep import plan_levels
+from recover.sweep import plan_levels, run_sweep
 from shared.checkpoint import save_network
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamforgeError
@@ -95,6 +96,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(tmp_path: Pat
         assert not folder.metrics.exists()
 
 
+def test_a_run_of_an_earlier_version_that_left_rows_alone_starts_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {})
+    folder.metrics.write_text('{"step": 50, "loss": 1.5, "sparsity": 0.5, "lr": 0.05}\n')
+
+    with folder.begin(overwrite=False) as state:
+        assert state is None
+        assert not folder.metrics.exists()
+
+
 def hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
     with RunFolder(folder, {}).begin(overwrite=False):
         ready.set()
@@ -159,11 +169,12 @@ def test_other_labels_and_other_pixels_are_other_real_images() -> None:
     same = EvalData(images=images.clone(), labels=labels.clone(), remarks=("odd",))
     others = [
         EvalData(images=images, labels=labels.flip(0)),
-        EvalData(images=images.flip(0), labels=labels),
         EvalData(images=images.flip(3), labels=labels),
     ]
     assert data.digest == same.digest
-    assert len({data.digest, *(other.digest for other in others)}) == 4
+    assert len({data.digest, *(other.digest for other in others)}) == 3
+    # Files that are called otherwise come in another order.
+    assert EvalData(images=images.flip(0), labels=labels.flip(0)).digest == data.digest
 
 
 def test_a_finished_run_is_not_that_of_other_real_images(
@@ -215,5 +226,19 @@ def test_what_a_run_that_was_killed_at_the_very_end_left_is_removed(
     finished_report(NOTHING, tiny_teacher, dreams, None, checkpoint.parent)
     assert not checkpoint.exists()
     checkpoint.write_bytes(b"")
-    plan_levels([NOTHING], tiny_teacher, dreams, None, tmp_path)
+    plan = plan_levels([NOTHING], tiny_teacher, dreams, None, tmp_path)
+    assert checkpoint.exists()  # a plan changes nothing
+    assert not run_sweep(plan, tiny_teacher, dreams, None)
     assert not checkpoint.exists()
+
+
+def test_a_finished_run_where_nothing_can_be_written_is_finished(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recover_student(NOTHING, tiny_teacher, dreams, None, tmp_path)
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert finished_report(NOTHING, tiny_teacher, dreams, None, tmp_path).out == str(tmp_path)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_SHAPE, NUM_CLASSES, blobs
@@ -25,6 +27,7 @@ from shared.at_hand import teacher_at_hand
 from shared.checkpoint import save_network
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
 from shared.images import to_pixels
+from shared.progress import Progress
 from shared.teacher import Teacher
 
 pytestmark = pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
@@ -367,6 +370,143 @@ def test_the_page_on_python_runs_as_it_stands(
     assert type(space["found"].network) is nets.Net
     assert zeros(space["found"].network) == round(0.9 * space["found"].report.num_weights)
     assert [level.report.sparsity for level in space["levels"]] == [0.5, 0.8, 0.9]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_copy_that_computes_with_the_originals_layers_is_refused(own: Own, frozen: bool) -> None:
+    inner = own.inner
+    own.forward = lambda inputs: 2 * inner(inputs)  # type: ignore[method-assign]
+    own.requires_grad_(not frozen)
+    refused = pytest.raises(ConfigError, match="computes with the original's layers")
+    with refused, teacher_at_hand(own, image_size=8):
+        pass
+    part = nn.Sequential(inner)
+    head = inner.get_submodule("linear")
+    inner.get_submodule("linear").forward = lambda x: nn.functional.linear(x, head.weight)  # type: ignore[method-assign,arg-type]
+    with pytest.raises(ConfigError, match="make it a method"), teacher_at_hand(part, image_size=8):
+        pass
+
+
+def test_threads_do_not_see_each_others_networks(own: Own) -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with teacher_at_hand(Own(build_network("resnet14", num_classes=3), 2.0), image_size=8):
+            inside.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(60)
+    assert held_network("test_python:Own") is None
+    with teacher_at_hand(own, image_size=8) as teacher:
+        done.set()
+        thread.join()
+        kept = held_network(teacher.spec.architecture)
+        assert kept is not None
+        assert kept.gain == own.gain
+
+
+def test_a_signal_at_the_very_end_of_the_steps_is_heard(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+
+    def interrupt(report: Progress) -> None:
+        if report.unit == "steps" and report.done == report.total:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(dreams, teacher=own, out=tmp_path / "s", progress=interrupt)
+    assert not (tmp_path / "s" / "report.json").exists()
+    assert run(dreams, teacher=own, out=tmp_path / "s").report.num_kept > 0
+
+
+def test_a_student_of_the_teachers_own_name_is_refused(own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+    with pytest.raises(ConfigError, match="is the network at hand, with its size"):
+        run(dreams, teacher=own, student="test_python:Own", out=tmp_path / "s")
+    found = run(dreams, teacher=own, student="resnet8", steps=2, out=tmp_path / "other")
+    assert type(found.network) is not Own
+
+
+@pytest.mark.parametrize("levels", [[], 0.5, [None], "0.5,0.8"])
+def test_levels_that_are_no_list_of_numbers_are_refused(
+    levels: Any, own: Own, tmp_path: Path
+) -> None:
+    synth(own, tmp_path / "dreams.h5")
+    with pytest.raises(ConfigError, match="sparsity: found"):
+        recover.run_sweep(tmp_path / "dreams.h5", teacher=own, sparsity=levels, out=tmp_path / "s")
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_the_callers_modes_do_not_matter(around: Any, own: Own, tmp_path: Path) -> None:
+    expected = run(synth(own, tmp_path / "a.h5"), teacher=own, out=tmp_path / "a")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with around():
+            found = run(synth(own, tmp_path / "b.h5"), teacher=own, out=tmp_path / "b")
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    for one, other in zip(found.network.parameters(), expected.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_numbers_of_numpy_are_numbers(own: Own, tmp_path: Path) -> None:
+    dreams = dreamforge.synth(
+        own,
+        tmp_path / "d.h5",
+        num_images=np.int64(8),
+        steps=2,
+        lr=np.float32(0.125),
+        image_size=(np.int64(8), np.int64(8)),
+        mean=np.full(3, 0.5),
+        std=np.float64(0.25),
+        compile="off",
+        **QUICK,
+    )
+    assert dreams.num_images == 8
+    assert dreams.manifest.synthesis["lr"] == 0.125
+    assert dreams.manifest.teacher.std == (0.25,) * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 8.0}, "image_size: found 8.0, expected pixels"),
+        ({"image_size": True}, "image_size: found True"),
+        ({"mean": "0.5,0.5,0.5"}, "mean: found '0.5,0.5,0.5'"),
+        ({"std": (None, 0.5, 0.5)}, "std: found"),
+        ({"class_names": {0: "a"}}, "class_names: found a dict"),
+        ({"class_names": ["a", "a", "b", "c"]}, "a name twice"),
+        ({"preset": ["default"]}, "preset: found"),
+    ],
+)
+def test_facts_that_make_no_sense_are_refused(
+    options: dict[str, object], message: str, own: Own, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dreamforge.synth(own, tmp_path / "d.h5", **{"image_size": 8, **options})
+
+
+def test_class_names_may_be_a_file_as_on_the_command_line(own: Own, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    dreams = synth(own, tmp_path / "d.h5", class_names=str(tmp_path / "names.txt"))
+    assert dreams.manifest.teacher.class_names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("source", [{"a": 1}, None, nn.Linear])
+def test_what_is_no_teacher_is_refused(source: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"teacher: found a .*, expected a network, or the path"):
+        dreamforge.synth(source, tmp_path / "d.h5")
+
+
+@pytest.mark.parametrize("source", [3, (torch.zeros(1),), [1, 2, 3]])
+def test_what_are_no_images_is_refused(source: Any, own: Own, tmp_path: Path) -> None:
+    dreams = synth(own, tmp_path / "dreams.h5")
+    with pytest.raises(ConfigError, match="eval_data: found a"):
+        run(dreams, teacher=own, eval_data=source, out=tmp_path / "s")
 
 
 @pytest.mark.parametrize("package", ["dreamforge", "recover"])

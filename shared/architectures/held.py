@@ -4,12 +4,16 @@ Whatever builds a network again from its architecture's name (a student's file, 
 opponent) then gets a copy of the one at hand, so that no code has to be imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 from torch import nn
 
-_HELD: dict[str, nn.Module] = {}
+_NONE: Mapping[str, nn.Module] = MappingProxyType({})
+# Of the thread that calls: another one may hold a network of the same class.
+_HELD: ContextVar[Mapping[str, nn.Module]] = ContextVar("held", default=_NONE)
 
 
 @contextmanager
@@ -20,16 +24,13 @@ def held(name: str, network: nn.Module) -> Iterator[None]:
         name: As :func:`shared.architectures.find_candidate` is asked for it.
         network: Copied whenever one is built; it must not change within the block.
     """
-    before = _HELD.get(name)
-    _HELD[name] = network
+    before = _HELD.set({**_HELD.get(), name: network})
     try:
         yield
     finally:
-        del _HELD[name]
-        if before is not None:
-            _HELD[name] = before
+        _HELD.reset(before)
 
 
 def held_network(name: str) -> nn.Module | None:
     """Return the network that is held under ``name``, or None."""
-    return _HELD.get(name)
+    return _HELD.get().get(name)
