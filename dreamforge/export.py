@@ -40,7 +40,7 @@ def export(
 ) -> int:
     """Write all dreams in another format; return how many files that made.
 
-    What is at ``out`` is there whole or not at all.
+    What is at ``out`` is whole once it has its ``manifest`` (written last).
 
     Args:
         dreams: The set.

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dreamforge.overwrite import files_of
@@ -18,11 +19,16 @@ MANIFEST = "manifest.json"
 _CLASS_FOLDER = re.compile(r"\d+(-[\w+-]+)?")
 _IMAGE = re.compile(r"\d{8,}\.png")
 _TAR = re.compile(r"dreams-\d{6,}\.tar")
+_BEGUN_TAR = re.compile(r"\.dreams-\d{6,}\.tar\..+\.tmp")  # see shared.files.atomic_path
+_LEFTOVER = re.compile(r"\.dreams\.\d+\.\w+\.(tmp|old)")
 
 
 @contextmanager
 def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out``, which takes its place if the block succeeds.
+    """Yield a temporary folder, which becomes ``out`` if the block succeeds.
+
+    Where ``out`` is there already, it stays the folder that it is (a mount point, perhaps, or the
+    one that a shell is in), and what is in it is exchanged.
 
     Args:
         dreams: What is exported; the manifest is written last.
@@ -35,9 +41,8 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
     """
     place = _resolved(out)
     _refuse_taken(dreams, out, place, overwrite=overwrite)
-    folder, old = (place.with_name(f".{place.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     try:
-        folder.mkdir(parents=True)
+        folder = _temporary(place)
     except OSError as error:
         raise DreamforgeError(
             f"{out}: cannot be written to ({error.strerror}); choose another --out"
@@ -48,9 +53,26 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
             json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",
             encoding="utf-8",
         )
-        _put(folder, place, old)
+        if folder.parent == place:
+            _exchange(folder, place)
+        else:
+            folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(place: Path) -> Path:
+    """Return a new folder: in ``place`` where that is there, so on its file system, else beside."""
+    if place.exists():
+        return _new_folder_in(place, "tmp")
+    folder = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _new_folder_in(place: Path, end: str) -> Path:
+    # In a container every process may have the same number, so that is not all of the name.
+    return Path(tempfile.mkdtemp(prefix=f".dreams.{os.getpid()}.", suffix=f".{end}", dir=place))
 
 
 def _resolved(out: Path) -> Path:
@@ -62,33 +84,61 @@ def _resolved(out: Path) -> Path:
 
 
 def _refuse_taken(dreams: DreamSet, out: Path, place: Path, *, overwrite: bool) -> None:
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not place.exists() or _is_empty(place):
         return
     if not overwrite:
         raise ConfigError(f"{out}: is there already; choose another --out, or --overwrite")
     for path in files_of(dreams):
         if path.resolve().is_relative_to(place):
             raise ConfigError(f"{out}: holds the set to read; choose another --out")
-    if foreign := _foreign_entry(place):
+    if foreign := _what_is_foreign(place):
         raise ConfigError(
             f"{out}: is no earlier export ({foreign}); remove it, or choose another --out"
         )
 
 
-def _foreign_entry(folder: Path) -> str:
+def _is_empty(place: Path) -> bool:
+    """Tell whether there is nothing in a folder but what killed exports had begun."""
+    if not place.is_dir():
+        return False
+    finished = (path for path in place.iterdir() if not (_is_leftover(path) and _is_begun(path)))
+    return not any(finished) and not any(_foreign_entries(place))
+
+
+def _is_begun(leftover: Path) -> bool:
+    return leftover.suffix == ".tmp"  # the other kind holds an export that had been finished
+
+
+def _what_is_foreign(folder: Path) -> str:
     """Return what is in a folder that no export of a set has in its own, or ""."""
     if not folder.is_dir():
         return "a file"
-    if not _is_manifest(folder / MANIFEST):
+    # An export that is killed while it exchanges them leaves the manifests in its own folders.
+    places = [folder, *filter(_is_leftover, folder.iterdir())]
+    if not any(_is_manifest(place / MANIFEST) for place in places):
         return f"no {MANIFEST} of a dream set"
+    foreign = next(_foreign_entries(folder), None)
+    return f"it holds {foreign.relative_to(folder)}" if foreign else ""
+
+
+def _foreign_entries(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink() and _CLASS_FOLDER.fullmatch(entry.name):
-            others = (file for file in sorted(entry.iterdir()) if not _is_written(file, _IMAGE))
-            if other := next(others, None):
-                return f"it holds {entry.name}/{other.name}"
-        elif entry.name != MANIFEST and not _is_written(entry, _TAR):
-            return f"it holds {entry.name}"
-    return ""
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        if is_folder and _CLASS_FOLDER.fullmatch(entry.name):
+            yield from (file for file in sorted(entry.iterdir()) if not _is_written(file, _IMAGE))
+        elif _is_leftover(entry):
+            yield from _foreign_entries(entry)
+        elif not (
+            (entry.name == MANIFEST and entry.is_file())
+            or _is_written(entry, _TAR)
+            or (_is_leftover(folder) and _is_written(entry, _BEGUN_TAR))
+        ):
+            yield entry
+
+
+def _is_leftover(path: Path) -> bool:
+    is_folder = path.is_dir() and not path.is_symlink()
+    return is_folder and _LEFTOVER.fullmatch(path.name) is not None
 
 
 def _is_written(path: Path, name: re.Pattern[str]) -> bool:
@@ -103,19 +153,33 @@ def _is_manifest(path: Path) -> bool:
     return True
 
 
-def _put(folder: Path, place: Path, old: Path) -> None:
-    """Put the finished folder into its place; what is removed goes after that."""
-    if not place.exists():
-        folder.rename(place)
-    elif not any(place.iterdir()):
-        # The folder itself stays: it may be a mount point, or the one that a shell is in.
-        for entry in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
-            entry.rename(place / entry.name)
-    else:
-        place.rename(old)
-        try:
-            folder.rename(place)
-        except BaseException:
-            old.rename(place)
-            raise
-        shutil.rmtree(old)
+def _exchange(folder: Path, place: Path) -> None:
+    """Put what is in the finished folder into ``place``; what was there goes after that.
+
+    The old manifest is moved first and the new one last: where one is, an export is whole.
+    """
+    before = sorted(set(place.iterdir()) - {folder}, key=_is_not_the_manifest)
+    old = _new_folder_in(place, "old")
+    moves = [(path, old / path.name) for path in before]
+    after = sorted(folder.iterdir(), key=_is_not_the_manifest, reverse=True)
+    moves += [(path, place / path.name) for path in after]
+    try:
+        for source, target in moves:
+            source.rename(target)
+    except BaseException:
+        _move_back(moves)
+        with suppress(OSError):  # what could not be moved back is still in it
+            old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+def _move_back(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Undo those that were made: their sources are gone."""
+    for source, target in reversed(moves):
+        if target.exists() and not source.exists():
+            target.rename(source)
+
+
+def _is_not_the_manifest(path: Path) -> bool:
+    return path.name != MANIFEST

@@ -96,6 +96,8 @@ def _refuse_parts_of_others(out: Path, shards: Sequence[Path]) -> None:
     for other in sorted(out.parent.iterdir()):
         if other.name in removed or other.name.startswith(".") or not holds_manifest(other):
             continue
+        if _is_link_to(out, other):  # it leads to the new set as it led to this one
+            continue
         try:
             shards_of_other = read_index(other).manifest.shards
         except DreamSetError:  # of a damaged index nobody knows the shards
@@ -106,6 +108,11 @@ def _refuse_parts_of_others(out: Path, shards: Sequence[Path]) -> None:
                 f"{out.with_name(shared[0])}: belongs to {other.name}, so --overwrite leaves it "
                 "alone; choose another --out"
             )
+
+
+def _is_link_to(out: Path, other: Path) -> bool:
+    """Tell whether ``other`` is a symbolic link to what has the name ``out``, no link itself."""
+    return other.is_symlink() and other.resolve() == out.parent.resolve() / out.name
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

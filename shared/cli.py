@@ -40,9 +40,11 @@ class Tool(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Add ``--config`` to the group's own options."""
         super().__init__(*args, **kwargs)
+        prefix = self.context_settings.get("auto_envvar_prefix")
         self.params.append(
             click.Option(
                 ["--config"],
+                envvar=f"{prefix}_CONFIG" if prefix else None,
                 type=click.Path(dir_okay=False, path_type=Path),
                 is_eager=True,
                 expose_value=False,
@@ -140,6 +142,7 @@ def _setting(option: click.Option) -> Setting:
         parameter=str(option.name),
         is_flag=option.is_flag,
         takes_list="," in shown or shown in ("LIST", "PATTERNS"),
+        is_repeated=option.multiple,
     )
 
 
@@ -165,9 +168,21 @@ def _how_to_go_on() -> str:
     """Return the command that goes on: without what would remove what has been made."""
     given, words = _variables(), [word for word in sys.argv[1:] if word != "--overwrite"]
     variables = {name: "0" if name.endswith("_OVERWRITE") else given[name] for name in given}
+    if name := _overwrite_in_file():
+        variables[name] = "0"  # the environment wins over the file
     changed = variables != given or words != sys.argv[1:]
     which = "without --overwrite the command" if changed else "the same command"
     return f"{which} goes on from here: {_as_typed(variables, words)}"
+
+
+def _overwrite_in_file() -> str:
+    """Return the variable for ``overwrite`` of the running command if --config says yes, or ""."""
+    root = click.get_current_context().find_root()
+    in_file = (root.default_map or {}).get(root.invoked_subcommand or "", {})
+    names = [param.envvar for param in _params() if param.name == "overwrite"]
+    if not names or not click.BOOL.convert(in_file.get("overwrite", False), None, None):
+        return ""
+    return str(names[0] or "")
 
 
 def _as_typed(variables: Mapping[str, str], arguments: Sequence[str]) -> str:
@@ -179,11 +194,17 @@ def _as_typed(variables: Mapping[str, str], arguments: Sequence[str]) -> str:
 
 def _variables() -> dict[str, str]:
     """Return those of the environment that the running command takes options from."""
+    root = click.get_current_context().find_root().command
+    names = [str(param.envvar) for param in (*root.params, *_params()) if param.envvar]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _params() -> list[click.Parameter]:
+    """Return the arguments and options of the running command."""
     root = click.get_current_context().find_root()
     commands = root.command.commands if isinstance(root.command, Tool) else {}
     running = commands.get(root.invoked_subcommand or "")
-    names = [str(param.envvar) for param in running.params] if running else []
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
+    return running.params if running else []
 
 
 def emit(

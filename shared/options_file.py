@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ class Setting:
     Attributes:
         parameter: Name of the command's parameter.
         is_flag: Whether it is true or false, and nothing else.
-        takes_list: Whether it may be several values.
+        takes_list: Whether it may be several values, which flags have with commas.
+        is_repeated: Whether it may be several values, each with a flag of its own.
     """
 
     parameter: str
     is_flag: bool
     takes_list: bool
+    is_repeated: bool
 
 
 def read_options(
     path: Path, known: Mapping[str, Mapping[str, Setting]]
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, str | list[str]]]:
     """Return the options in ``path`` by command and by parameter, values as text.
+
+    Options that may be repeated have a list of texts.
 
     Args:
         path: TOML, such as ``[synth]`` with ``batch-size = 64`` below; hyphen or underscore.
@@ -41,7 +45,7 @@ def read_options(
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {path}: {error}") from error
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str | list[str]]] = {}
     for command, options in tables.items():
         if command not in known or not isinstance(options, dict):
             expected = ", ".join(f"[{name}]" for name in known)
@@ -54,8 +58,16 @@ def read_options(
                     f"--config {path}: [{command}] has no option {key!r}; see {command} --help"
                 )
             where = f"--config {path}: [{command}] {key}"
-            found[command][setting.parameter] = _as_written(value, setting, where)
+            read = _each_as_written if setting.is_repeated else _as_written
+            found[command][setting.parameter] = read(value, setting, where)
     return found
+
+
+def _each_as_written(value: Any, setting: Setting, where: str) -> list[str]:
+    """Return what one would write behind each of the flags; a single value is a list of one."""
+    single = replace(setting, is_repeated=False)
+    values = value if isinstance(value, list) else [value]
+    return [_as_written(item, single, where) for item in values]
 
 
 def _as_written(value: Any, setting: Setting, where: str) -> str:

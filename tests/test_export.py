@@ -133,45 +133,6 @@ def test_an_earlier_export_is_replaced(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_earlier_export_stays_when_the_new_one_fails(
-    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "there"
-    export(dreams, out, "imagefolder")
-    before = sorted(out.rglob("*"))
-    rename = Path.rename
-
-    def fail(self: Path, target: Path) -> Path:
-        if self.suffix == ".tmp":
-            raise OSError("no")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OSError, match="no"):
-        export(dreams, out, "webdataset", overwrite=True)
-    assert sorted(out.rglob("*")) == before
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_an_empty_folder_is_filled_by_whatever_name(
-    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, linked, link = (tmp_path / name for name in ("here", "linked", "link"))
-    here.mkdir()
-    linked.mkdir()
-    link.symlink_to(linked)
-    identity = here.stat().st_ino
-    monkeypatch.chdir(here)
-
-    export(dreams, Path(), "webdataset")
-    export(dreams, link, "webdataset")
-
-    assert here.stat().st_ino == identity
-    assert {path.name for path in here.iterdir()} == {"manifest.json", "dreams-000000.tar"}
-    assert link.is_symlink()
-    assert {path.name for path in linked.iterdir()} == {"manifest.json", "dreams-000000.tar"}
-
-
 def test_a_folder_that_cannot_be_made_is_one_line(dreams: DreamSet, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

@@ -190,6 +190,38 @@ def test_shards_of_another_index_survive_overwrite(
     assert DreamSet.open(index).num_images == 24
 
 
+def test_a_link_to_the_index_is_no_other_set(tmp_path: Path) -> None:
+    out = write_dream_set(tmp_path)
+    (tmp_path / "latest.h5").symlink_to(out.name)
+    (tmp_path / "newest.h5").symlink_to(tmp_path / "latest.h5")
+
+    make_room(out, overwrite=True)
+
+    assert not list(tmp_path.glob("dreams*"))
+    write_dream_set(tmp_path)
+    assert DreamSet.open(tmp_path / "newest.h5").num_images == 24
+
+
+@pytest.mark.parametrize("kind", ["hard link", "copy", "behind both"])
+def test_the_same_index_under_another_name_survives_overwrite(tmp_path: Path, kind: str) -> None:
+    out = write_dream_set(tmp_path)
+    other = tmp_path / "latest.h5"
+    if kind == "hard link":
+        os.link(out, other)
+    elif kind == "copy":
+        other.write_bytes(out.read_bytes())
+    else:  # the set remains at its place when the link of the name ``out`` goes
+        behind = tmp_path / "store" / "index.h5"
+        behind.parent.mkdir()
+        out.rename(behind)
+        out.symlink_to(behind)
+        other.symlink_to(behind)
+
+    with pytest.raises(ConfigError, match=r"belongs to latest\.h5, so --overwrite leaves it"):
+        make_room(out, overwrite=True)
+    assert DreamSet.open(other).num_images == 24
+
+
 def test_a_packed_set_that_is_called_like_a_shard_survives_overwrite(
     runner: CliRunner, tiny_teacher, tiny_config, tmp_path: Path
 ) -> None:

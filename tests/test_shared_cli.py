@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 from dataclasses import dataclass
 
@@ -76,6 +77,14 @@ def show(name, **options):
 def means(mean, **options):
     """Print an option of several values."""
     click.echo(mean)
+
+
+@tool.command()
+@click.argument("name")
+@click.option("--item", "items", multiple=True)
+def several(name, items):
+    """Print an option that may be repeated."""
+    click.echo(json.dumps(items))
 
 
 def run(runner, *arguments, **kwargs):
@@ -224,6 +233,68 @@ def test_what_goes_on_after_an_interruption_removes_nothing(runner, monkeypatch)
     monkeypatch.setattr("sys.argv", ["toy", *words])
     said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
     assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise interrupt\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("by_variable", [False, True])
+@pytest.mark.parametrize("text", ["true", "'yes'", "1"])
+def test_what_goes_on_removes_nothing_though_the_file_says_overwrite(
+    runner, monkeypatch, tmp_path, more, by_variable, text
+):
+    path = tmp_path / "run.toml"
+    path.write_text(f"[show]\noverwrite = {text}\n[means]\nmean = 1\n")
+    words = ["show", "--raise", "interrupt"]
+    env, before = ({"TOY_CONFIG": str(path)}, []) if by_variable else ({}, ["--config", str(path)])
+    monkeypatch.setattr("sys.argv", ["toy", *before, *words, *more])
+
+    said = runner.invoke(tool, [*before, *words, *more], env=env).stderr
+
+    assert "without --overwrite the command goes on from here: " in said
+    typed = shlex.split(said.partition("from here: ")[2])
+    named = [f"{name}={value}" for name, value in env.items()]
+    assert typed == [*named, "TOY_SHOW_OVERWRITE=0", "tool", *before, *words]
+
+
+def test_a_file_that_says_no_to_overwrite_needs_no_variable(runner, monkeypatch, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[show]\noverwrite = false\n[means]\nmean = 1\n")
+    words = ["--config", str(path), "show", "--raise", "interrupt"]
+    monkeypatch.setattr("sys.argv", ["toy", *words])
+
+    assert "; the same command goes on from here: tool " in runner.invoke(tool, words).stderr
+
+
+def test_the_variable_of_the_file_is_recorded_and_arguments_have_none(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["toy", "several", "x"])
+    monkeypatch.setenv("TOY_CONFIG", "run.toml")
+    monkeypatch.setenv("None", "1")
+    with click.Context(tool, info_name="toy") as context:
+        context.invoked_subcommand = "several"
+        assert cli.command_line() == "TOY_CONFIG=run.toml toy several x"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("'a b'", ["a b"]), ("['a', 'b,c']", ["a", "b,c"]), ("2", ["2"]), ("[]", [])],
+)
+def test_options_that_may_be_repeated_take_a_list_or_one_value(runner, tmp_path, text, values):
+    path = tmp_path / "run.toml"
+    for name in ("item", "items"):
+        path.write_text(f"[several]\n{name} = {text}\n")
+        result = runner.invoke(tool, ["--config", str(path), "several", "x"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout) == values
+
+
+@pytest.mark.parametrize("text", ["true", "['a', true]", "[['a']]", "[{a = 1}]"])
+def test_repeated_options_take_nothing_else(runner, tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(f"[several]\nitem = {text}\n")
+
+    result = runner.invoke(tool, ["--config", str(path), "several", "x"])
+
+    assert result.exit_code == 2
+    assert "item: found " in result.stderr
 
 
 def test_a_list_is_what_options_of_several_values_take(runner, tmp_path):
