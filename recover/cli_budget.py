@@ -80,8 +80,8 @@ class Budget:
         if overwrite and write and setup.group.leads:
             earlier = RunFolder(folder, {}, inputs_of(setup))
             if num_levels is None:
-                with earlier.begin(overwrite=True):
-                    pass
+                with earlier.begin(overwrite=True) as state:
+                    assert state is None, "something is left of the earlier run"
             else:
                 earlier.budget.unlink(missing_ok=True)
         choice = choose_steps(

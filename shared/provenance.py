@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -49,11 +50,9 @@ def now() -> datetime:
     if not is_reproducible_build():
         return datetime.now(UTC)
     text = os.environ["SOURCE_DATE_EPOCH"]
-    try:
+    with suppress(ValueError, OverflowError, OSError):  # beyond the year 9999
         if re.fullmatch(r"[0-9]+", text):
             return datetime.fromtimestamp(int(text), UTC)
-    except (ValueError, OverflowError, OSError):  # beyond the year 9999
-        pass
     raise ConfigError(
         f"SOURCE_DATE_EPOCH: found {text[:40]!r}, expected whole seconds since 1970, such as "
         "1700000000; correct or unset it"
