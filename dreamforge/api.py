@@ -75,7 +75,9 @@ def synth(
         refuse_for_sigmoids(asked, loaded.spec)
         warn(usual_units(loaded, asked.method).remarks)
         config, note = settle_batch_size(loaded, asked, where, path, overwrite=overwrite)
-        call = call_text("dreamforge.synth", {"out": path, "preset": preset, **options})
+        call = call_text(
+            "dreamforge.synth", {"teacher": teacher, "out": path, "preset": preset, **options}
+        )
         facts_of_run = provenance(device=describe_device(where), command=call)
 
         def run(resolved: SynthesisConfig) -> SynthesisResult:

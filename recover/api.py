@@ -113,7 +113,8 @@ def run(
         if out is not None
         else Path(f"{opened.path.stem}{default_suffix(config)}")
     )
-    call = call_text("recover.run", {"dreams": opened.path, "out": path, **options})
+    named = {"dreams": opened.path, "teacher": teacher, "out": path, "eval_data": eval_data}
+    call = call_text("recover.run", named | {"preset": preset} | options)
     is_again = RunFolder(path, {}).is_finished and not overwrite
     with _found_teacher(opened, teacher, facts) as loaded, shown(progress) as callback:
         _refuse_its_name(config, teacher, loaded)
@@ -189,7 +190,9 @@ def run_sweep(
         if out is not None
         else Path(f"{opened.path.stem}{student_suffix(base)}-sweep")
     )
-    named = {"dreams": opened.path, "sparsity": sparsity, "channels": channels, "out": folder}
+    named: dict[str, Any] = {"dreams": opened.path, "sparsity": sparsity, "channels": channels}
+    named |= {"teacher": teacher, "out": folder, "eval_data": eval_data, "preset": preset}
+    call = call_text("recover.run_sweep", named | {"warm_start": warm_start} | options)
     with _found_teacher(opened, teacher, facts) as loaded, shown(progress) as callback:
         _refuse_its_name(base, teacher, loaded)
         real = _real_images(eval_data, loaded.spec)
@@ -206,7 +209,7 @@ def run_sweep(
             progress=callback,
             overwrite=overwrite,
             allow_teacher_mismatch=allow_teacher_mismatch,
-            command=call_text("recover.run_sweep", named | options),
+            command=call,
         )
         found = [
             _recovered(result.report, level.folder, level.config, teacher, loaded)

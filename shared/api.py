@@ -126,7 +126,7 @@ def teacher_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _size(name: str, value: Any) -> int | tuple[int, int]:
+def _size(name: str, value: Any) -> tuple[int, int]:
     sides = value if isinstance(value, Sequence) and len(value) == 2 else (value, value)
     if not all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides):
         raise ConfigError(f"{name}: found {value!r}, expected pixels, or (height, width)")
@@ -187,10 +187,8 @@ def _of_type(field: Any, chosen: Option, value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, nn.Module):
-        return f"<{type(value).__qualname__}>"
     if isinstance(value, Path):
         return repr(str(value))
-    if isinstance(value, Sequence) and len(value) > 8 and not isinstance(value, str):
-        return f"<{len(value)} values>"
-    return repr(value)[:200]
+    text = repr(value)
+    is_plain = isinstance(value, (str, Real, list, tuple)) and "tensor(" not in text
+    return text if is_plain and len(text) <= 200 else f"<{type(value).__qualname__}>"

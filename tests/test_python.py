@@ -173,6 +173,11 @@ def test_images_at_hand_judge_a_student(own: Own, tmp_path: Path) -> None:
 
     with torch.no_grad():
         answers = found.network((to_pixels(images) - 0.5) / 0.25).argmax(1)
+    # How to repeat it: what was given, but no weights and no images.
+    assert found.report.provenance["command"] == (
+        f"recover.run(dreams={str(dreams.path)!r}, teacher=<Own>, out={str(tmp_path / 's')!r}, "
+        "eval_data=<tuple>, preset='default', device='cpu', steps=6, batch_size=32)"
+    )
     accuracy = found.report.recovered.accuracy
     assert accuracy == pytest.approx(float((answers == labels).float().mean()), abs=1e-6)
 
