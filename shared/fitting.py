@@ -190,9 +190,8 @@ def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             "network computes with: of a quantised one pass the file from before that"
         )
     converted = tensor.to(dtype, copy=True).contiguous()
-    if tensor.dtype == torch.float64 and problem_of(
-        converted
-    ):  # float64 itself is known to be fine
+    # As it was in the file it has been looked at.
+    if tensor.dtype == torch.float64 and problem_of(converted):
         raise CheckpointError(
             f"tensor {name[:80]!r} has values beyond what float32 holds, expected weights of a "
             "network that was trained in it; the training that wrote them had diverged"

@@ -72,7 +72,7 @@ def find_candidate(architecture: str) -> Candidate:
     network = held_network(architecture)
     if network is not None:
         build = partial(_copy_of, network)
-        return Candidate(name=architecture, build=build, usual=partial(_guessed_usual, build))
+        return _own_candidate(architecture, build)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
     if architecture.startswith("timm:"):
@@ -154,7 +154,11 @@ def _factory_candidate(architecture: str) -> Candidate:
             f"architecture {architecture!r} is of type {type(factory).__name__}, expected a class "
             f"or a function: {_CONTRACT}"
         )
-    build = partial(_call_factory, architecture, factory)
+    return _own_candidate(architecture, partial(_call_factory, architecture, factory))
+
+
+def _own_candidate(architecture: str, build: Callable[[int], nn.Module]) -> Candidate:
+    """Return the candidate of somebody's own network, which is built once to guess from it."""
     return Candidate(name=architecture, build=build, usual=cache(partial(_guessed_usual, build)))
 
 
