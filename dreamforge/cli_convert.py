@@ -173,8 +173,8 @@ def import_(
 ) -> None:
     """Make a transfer set of the real images in FOLDER.
 
-    FOLDER has a folder of images per class. Labels and logits are the teacher's answers, and the
-    provenance says that the images are real.
+    They may lie in folders, per class or otherwise, whose names are not looked at. Labels and
+    logits are the teacher's answers, and the provenance says that the images are real.
 
     \b
     Example:

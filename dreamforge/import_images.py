@@ -1,16 +1,19 @@
 """Real images become a transfer set of the same format, so that both go through one pipeline."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamforge.assemble import Rows, write_set
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
-from shared.errors import CheckpointError
-from shared.evaldata import list_classes, read_image_folder
+from shared.errors import CheckpointError, InputFileError
+from shared.evaldata import list_classes, list_images, read_images
+from shared.imagefile import open_image
 from shared.manifest import Manifest
 from shared.progress import ProgressCallback, ignore_progress
 from shared.teacher import Teacher
@@ -27,15 +30,16 @@ def import_images(
     overwrite: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Manifest:
-    """Write a set of the images in a folder of class folders, in the order of their paths.
+    """Write a set of the images in a folder and below it, in the order of their paths.
 
-    Labels and logits are the teacher's answers: the names of the folders are not looked at, as they
-    would not be there in the case that dreams are for. ``provenance["synthetic"]`` is false
-    unless ``facts`` say otherwise.
+    Labels and logits are the teacher's answers: where there are folders of classes, their names are
+    not looked at, as they would not be there in the case that dreams are for.
+    ``provenance["synthetic"]`` is false unless ``facts`` say otherwise.
     ``batch`` counts images, since none depends on another, and ``loss`` is 0.
 
     Args:
-        folder: As for evaluation, see :func:`shared.evaldata.read_image_folder`.
+        folder: Of images, see :func:`shared.evaldata.list_images`; they are made to fit as for
+            evaluation.
         teacher: Answers, where it is.
         out: The new index.
         facts: Provenance of this run.
@@ -50,8 +54,7 @@ def import_images(
         CheckpointError: If the teacher's logits are not finite, or too large for float16.
     """
     refuse_inputs(out, [teacher.spec.path, folder])
-    unlabelled = dict.fromkeys(list_classes(folder), 0)
-    images = read_image_folder(folder, unlabelled, teacher.spec.image_shape).images
+    images = _read(folder, teacher.spec.image_shape)
 
     def read(start: int, stop: int) -> DreamBatch:
         logits = teacher.logits(images[start:stop])
@@ -82,3 +85,14 @@ def import_images(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _read(folder: Path, image_shape: tuple[int, int, int]) -> Tensor:
+    if not folder.is_dir():
+        raise InputFileError(f"{folder}: no such folder, expected one with images")
+    files = list_images(folder)
+    if not files:
+        raise InputFileError(f"{folder}: no images (png, jpg ...) in it or below it")
+    if all(path.parent != folder for path in files):
+        list_classes(folder)  # refuses one that holds train and test, say
+    return read_images([partial(open_image, path) for path in files], image_shape, str(folder))

@@ -22,6 +22,7 @@ from recover.cli_options import (
     recovery_config,
     recovery_options,
     refuse_unused,
+    show_files,
     warn,
 )
 from recover.cli_prune import prune
@@ -247,20 +248,20 @@ def _show_report(report: "RecoveryReport") -> None:
         from recover.tables import beside_teacher
 
         click.echo(beside_teacher(report.costs))
-    click.echo(f"student: {report.out}/student.safetensors")
-    click.echo(f"report: {report.out}/report.json")
+    show_files(report)
 
 
 def _show_plan(plan: "RecoveryPlan", out: Path) -> None:
     shape = "x".join(map(str, plan.image_shape))
-    channels = plan.config["channels"]
+    channels, others = plan.config["channels"], plan.num_unlabeled_per_batch
     rows = [
         ("network", f"{plan.architecture}, {plan.num_classes} classes, {shape}"),
         *([("student", plan.student)] if plan.config["student"] else []),
         *([("channels kept", percent(channels))] if channels is not None else []),
         ("weights kept", f"{plan.num_kept:,} of {plan.num_weights:,}"),
         ("dreams", f"{plan.num_train:,} to train on, {plan.num_held_out:,} held out"),
-        ("steps", f"{plan.steps:,} of {plan.config['batch_size']} dreams"),
+        *([("real images", f"{plan.num_unlabeled:,}, {others} of a batch")] if others else []),
+        ("steps", f"{plan.steps:,} of {plan.config['batch_size']} images"),
         (
             "time",
             f"{format_duration(plan.seconds)} ({plan.seconds_per_step:.3g} s a step) + judging",

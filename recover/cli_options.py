@@ -14,6 +14,7 @@ from shared.cli_options import build_config, config_options, teacher_arguments, 
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
+    from recover.report import RecoveryReport
     from shared.dreamset import DreamSet
     from shared.evaldata import EvalData
     from shared.spec import TeacherSpec
@@ -116,6 +117,18 @@ def warn(warnings: tuple[str, ...]) -> None:
     """Print each warning to stderr."""
     for text in warnings:
         say(f"recover: warning: {text}")
+
+
+def show_files(report: "RecoveryReport") -> None:
+    """Print what the student has learnt from, where that is not dreams alone, and where it is."""
+    origin = report.provenance
+    if origin.get("unlabeled"):
+        num_dreams = (origin.get("dreams") or {}).get("num_train", 0)
+        click.echo(
+            f"taught on {num_dreams:,} dreams and {origin['unlabeled']['num_images']:,} real images"
+        )
+    click.echo(f"student: {report.out}/student.safetensors")
+    click.echo(f"report: {report.out}/report.json")
 
 
 def area(value: float | None) -> str:

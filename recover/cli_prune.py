@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recover.cli_options import AS_JSON, FILE, MISMATCH, TEACHER, open_teacher, percent, warn
+from recover.cli_options import (
+    AS_JSON,
+    FILE,
+    MISMATCH,
+    TEACHER,
+    open_teacher,
+    percent,
+    show_files,
+    warn,
+)
 from recover.config import RecoverConfig
 from recover.settings import PRUNING_OPTIONS, base_settings
 from shared.cli import command_line, emit, say, show_table
@@ -177,5 +186,4 @@ def _show_report(report: "RecoveryReport | None") -> None:
             f"pruned {percent(report.pruned.agreement)}, "
             f"repaired {percent(report.repaired.agreement)}"
         )
-    click.echo(f"student: {report.out}/student.safetensors")
-    click.echo(f"report: {report.out}/report.json")
+    show_files(report)

@@ -15,6 +15,7 @@ from shared.errors import ConfigError
 FEATURE_WEIGHT = 10.0
 USUAL_RATE = 0.05
 USUAL_CLIP = 0.2
+USUAL_SHARE = 0.25  # of a batch, for --unlabeled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,15 @@ class RecoverConfig:
     holdout: float = option(
         0.1, "fraction of the dreams, class by class, kept for measuring agreement", min=0, max=0.5
     )
+    unlabeled: str | None = option(
+        None,
+        "real images that may be learnt from, a folder of them: in every batch beside the dreams; "
+        "nobody needs to have labelled them",
+        metavar="FOLDER",
+    )
+    unlabeled_share: float | None = option(
+        None, "--unlabeled: their part of every batch  [default: 0.25]", above=0, below=1
+    )
     seed: int = option(0, "seed of every random stream", min=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     precision: str = option(
@@ -227,6 +237,11 @@ class RecoverConfig:
                         f"{name} {value}: found --student {self.student} with random weights, "
                         "expected a trained network to be near to; pass --student-weights"
                     )
+        if self.unlabeled_share is not None and self.unlabeled is None:
+            raise ConfigError(
+                f"--unlabeled-share {self.unlabeled_share:g}: found no --unlabeled, expected a "
+                "folder of images"
+            )
         refuse_beside_channels(self)
         refuse_beside_pattern(self)
         refuse_start(self)
@@ -250,6 +265,9 @@ class RecoverConfig:
         clip = self.clip
         if clip is None:
             clip = 0.0 if self.student else USUAL_CLIP
+        share = self.unlabeled_share
+        if share is None and self.unlabeled is not None:
+            share = USUAL_SHARE
         return dataclasses.replace(
             self,
             importance=importance,
@@ -258,6 +276,7 @@ class RecoverConfig:
             feature_weight=weight,
             lr=USUAL_RATE if self.lr is None else self.lr,
             clip=clip,
+            unlabeled_share=share,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -35,12 +35,13 @@ from recover.schedule import (
     starts_pruned,
 )
 from recover.slim import Slimming
+from recover.unlabeled import MixedFeed
 from shared.architectures import resize
 from shared.augment import cutmix, cutmix_or_mixup, mixup, random_flip, random_shift
 from shared.depthwise import unstride
 from shared.distributed import ALONE, Group
 from shared.errors import DreamforgeError
-from shared.feed import Feed
+from shared.feed import Feed, TensorFeed
 from shared.layout import layout_of
 from shared.seeding import generator
 from shared.teacher import Teacher
@@ -80,7 +81,7 @@ class Distillation:
     Args:
         student: On ``device``; it is trained in place.
         teacher: On ``device``; unchanged.
-        feed: Batches of dreams by step.
+        feed: Batches of images by step.
         config: Resolved for the images.
         device: To compute on.
         masks: What is pruned before the first step.
@@ -94,7 +95,7 @@ class Distillation:
         *,
         student: nn.Module,
         teacher: Teacher,
-        feed: Feed,
+        feed: Feed | TensorFeed | MixedFeed,
         config: RecoverConfig,
         device: torch.device,
         masks: Masks,

@@ -9,6 +9,7 @@ from recover.preparation import named_arguments, resolved, start_of
 from recover.report import RecoveryReport
 from recover.results import read_report
 from recover.student import origin_of_student
+from recover.unlabeled import unlabeled_of
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.evaldata import EvalData
@@ -55,12 +56,15 @@ def asked_arguments(
     # A finished run is what it is after the file is gone, too.
     if config.student_weights is not None and Path(config.student_weights).exists():
         start = start_of(config, origin_of_student(config, teacher)[0])
+    unlabeled = None
+    if config.unlabeled is not None and Path(config.unlabeled).exists():
+        unlabeled = unlabeled_of(config, teacher.spec)
     return named_arguments(
         resolved(config, teacher).identity(),
         teacher.spec.fingerprint,
         None if dreams is None else dreams.manifest.digest(),
         eval_data and len(eval_data.images),
-        (eval_data and eval_data.digest, start),
+        (eval_data and eval_data.digest, start, unlabeled and unlabeled.digest),
     )
 
 
@@ -75,5 +79,9 @@ def arguments_of(report: RecoveryReport) -> dict[str, Any]:
         (origin.get("teacher") or {}).get("fingerprint"),
         (origin.get("dreams") or {}).get("digest"),
         origin.get("num_eval_images"),
-        (origin.get("eval_data_digest"), start if identity.get("student_weights") else None),
+        (
+            origin.get("eval_data_digest"),
+            start if identity.get("student_weights") else None,
+            (origin.get("unlabeled") or {}).get("digest"),
+        ),
     )

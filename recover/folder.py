@@ -13,7 +13,11 @@ from recover.state import read_state, write_state
 from shared.errors import ConfigError, IncompatibleError
 from shared.files import remove_stale_temporaries
 
-CONTENTS = ("contents of --eval-data", "contents of --student-weights")
+CONTENTS = (
+    "contents of --eval-data",
+    "contents of --student-weights",
+    "contents of --unlabeled",
+)
 
 
 class RunFolder:

@@ -22,6 +22,7 @@ def facts_of_origin(result: Result) -> Mapping[str, object]:
         "its digest": result.fact("dreams", "digest"),
         "dreams trained on": result.fact("dreams", "num_train"),
         "dreams held out": result.fact("dreams", "num_held_out"),
+        "real images trained on": result.fact("unlabeled", "num_images"),
         "real images to judge by": result.fact("num_eval_images") or "none",
         "made": result.fact("created"),
         "device": result.fact("device"),

@@ -84,7 +84,7 @@ def compose(
         _layers(shown),
         _classes(shown),
         _costs(results),
-        _preview(preview),
+        _preview(preview, results),
         _provenance(results, bounds),
         _settings(most_pruned(results)),
     )
@@ -269,10 +269,12 @@ def _costs(results: Sequence[Result]) -> Section | None:
     return Section(title="What it saves, and what it does not", paragraphs=text, tables=(table,))
 
 
-def _preview(png: bytes | None) -> Section | None:
+def _preview(png: bytes | None, results: Sequence[Result]) -> Section | None:
     if png is None:
         return None
     text = "What the students were taught with: images made from the teacher's weights alone."
+    if any(result.fact("unlabeled") for result in results):
+        text = "Images made from the teacher's weights alone; some students saw real ones, too."
     return Section(title="The dreams", paragraphs=(text,), png=png)
 
 

@@ -30,6 +30,7 @@ from recover.preparation import Setup, inputs_of, prepare, run_arguments
 from recover.remarks import no_better_than_chance, worse_than_before
 from recover.report import RecoveryReport, StageRecord
 from recover.state import damaged
+from recover.unlabeled import record_of, seen_before
 from recover.warm_start import with_start
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
@@ -158,6 +159,7 @@ def _recover(
             *remarks,
             *setup.warnings,
             *(eval_data.remarks if eval_data else ()),
+            *seen_before(setup.unlabeled, eval_data),
             *mending_warnings(setup),
             *lowered_rate_warnings(config, run),
             *empty_layer_warnings(masks),
@@ -246,6 +248,7 @@ def _facts(setup: Setup, run: Distillation) -> dict[str, Any]:
         **(left or {}),
         **facts_of_teacher(setup.teacher.spec),
         "dreams_digest": setup.dreams.manifest.digest(),
+        **({} if setup.unlabeled is None else {"num_unlabeled": len(setup.unlabeled.images)}),
         "config": setup.config.identity(),
     }
 
@@ -263,6 +266,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
             "num_train": len(setup.split.train),
             "num_held_out": len(setup.split.held_out),
         },
+        "unlabeled": record_of(setup.unlabeled, setup.config),
         "num_eval_images": None if eval_data is None else len(eval_data.images),
         "eval_data_digest": None if eval_data is None else eval_data.digest,
         "num_processes": setup.group.count,

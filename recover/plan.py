@@ -10,6 +10,7 @@ from recover.distill import Distillation
 from recover.masks import Masks
 from recover.pipeline import new_distillation
 from recover.preparation import Setup
+from recover.unlabeled import num_unlabeled_per_batch
 from shared.device import describe_device, peak_num_bytes, reset_peak_memory, synchronize
 
 NUM_TIMED_STEPS = 3
@@ -28,6 +29,8 @@ class RecoveryPlan:
         num_kept: How many of them stay.
         num_train: Dreams to train on.
         num_held_out: Dreams to measure agreement on.
+        num_unlabeled: Real images to train on, too.
+        num_unlabeled_per_batch: How many of them a batch has.
         steps: Distillation steps.
         seconds_per_step: The fastest of the timed ones.
         seconds: Of all steps; judging comes on top.
@@ -45,6 +48,8 @@ class RecoveryPlan:
     num_kept: int
     num_train: int
     num_held_out: int
+    num_unlabeled: int
+    num_unlabeled_per_batch: int
     steps: int
     seconds_per_step: float
     seconds: float
@@ -76,6 +81,8 @@ def plan_recovery(setup: Setup) -> RecoveryPlan:
         num_kept=masks.num_kept,
         num_train=len(setup.split.train),
         num_held_out=len(setup.split.held_out),
+        num_unlabeled=0 if setup.unlabeled is None else len(setup.unlabeled.images),
+        num_unlabeled_per_batch=num_unlabeled_per_batch(config),
         steps=config.steps,
         seconds_per_step=seconds_per_step,
         seconds=seconds_per_step * config.steps,

@@ -14,6 +14,7 @@ from recover.holdout import Split, split_rows
 from recover.pattern import pattern_sparsity
 from recover.remarks import few_held_out, never_pruned
 from recover.student import origin_of_student
+from recover.unlabeled import MixedFeed, Unlabeled, num_unlabeled_per_batch, unlabeled_of
 from shared.device import resolve_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
@@ -39,11 +40,12 @@ class Setup:
             another network for the same images and classes. On that device, too.
         dreams: The set.
         split: Its rows for training and for measuring.
-        feed: Batches of the training rows.
+        feed: Batches of the training rows, and of the unlabeled images where there are some.
         group: The processes that teach the student together.
         warnings: One sentence each, on what is odd but possible.
         channels_left: Which of the teacher's channels the origin still has, where it lacks some:
             a :meth:`recover.slim.Slimming.state`.
+        unlabeled: Real images to learn from, too; None without.
     """
 
     config: RecoverConfig
@@ -52,15 +54,16 @@ class Setup:
     origin: Teacher
     dreams: DreamSet
     split: Split
-    feed: Feed
+    feed: Feed | MixedFeed
     group: Group
     warnings: tuple[str, ...]
     channels_left: Mapping[str, Any] | None = None
+    unlabeled: Unlabeled | None = None
 
     @property
     def num_rows_per_batch(self) -> int:
-        """How many dreams a batch has: all of them where there are too few."""
-        return min(self.config.batch_size, len(self.split.train))
+        """How many images a batch has: fewer than asked for where there are too few dreams."""
+        return self.feed.batch_size
 
 
 def prepare(
@@ -94,9 +97,15 @@ def prepare(
     whole_layers(origin.network, config)
     split = split_rows(dreams.labels, config.holdout, config.seed)
     warnings += never_pruned(unprunable_layers(origin.network))
-    warnings += _count(dreams, split, config, teacher.spec.num_classes)
-    _refuse_empty_parts(min(config.batch_size, len(split.train)), group)
-    feed = Feed(dreams, split.train, config.batch_size, device, config.seed)
+    unlabeled = unlabeled_of(config, teacher.spec)
+    num_others = num_unlabeled_per_batch(config)
+    num_dreams = config.batch_size - num_others
+    warnings += _count(dreams, split, config, num_dreams, teacher.spec.num_classes)
+    feed: Feed | MixedFeed
+    feed = of_dreams = Feed(dreams, split.train, num_dreams, device, config.seed)
+    if unlabeled is not None:
+        feed = MixedFeed(of_dreams, unlabeled.images, num_others, device, config.seed)
+    _refuse_empty_parts(feed.batch_size, group)
     return Setup(
         config=config,
         device=device,
@@ -107,6 +116,7 @@ def prepare(
         feed=feed,
         group=group,
         warnings=(*teacher.spec.assumptions, *warnings, *remarks),
+        unlabeled=unlabeled,
     )
 
 
@@ -138,7 +148,11 @@ def run_arguments(setup: Setup, eval_data: EvalData | None) -> dict[str, Any]:
         setup.teacher.spec.fingerprint,
         setup.dreams.manifest.digest(),
         eval_data and len(eval_data.images),
-        (eval_data and eval_data.digest, start_of(setup.config, setup.origin)),
+        (
+            eval_data and eval_data.digest,
+            start_of(setup.config, setup.origin),
+            setup.unlabeled and setup.unlabeled.digest,
+        ),
     )
 
 
@@ -233,7 +247,9 @@ def _refuse_empty_parts(num_rows_per_batch: int, group: Group) -> None:
         )
 
 
-def _count(dreams: DreamSet, split: Split, config: RecoverConfig, num_classes: int) -> list[str]:
+def _count(
+    dreams: DreamSet, split: Split, config: RecoverConfig, num_dreams: int, num_classes: int
+) -> list[str]:
     num_train = len(split.train)
     if num_train < LEAST_TRAIN_ROWS:
         raise IncompatibleError(
@@ -241,10 +257,11 @@ def _count(dreams: DreamSet, split: Split, config: RecoverConfig, num_classes: i
             f"expected at least {LEAST_TRAIN_ROWS}; make more with dreamforge synth"
         )
     warnings = few_held_out(len(split.held_out), dreams.num_images, config.holdout)
-    if num_train < config.batch_size:
+    if num_train < num_dreams:
+        of = "" if num_dreams == config.batch_size else f"the {num_dreams} dreams in a batch of "
         warnings.append(
-            f"{num_train} dreams to train on are fewer than --batch-size {config.batch_size}: "
-            "every batch is the whole set"
+            f"{num_train} dreams to train on are fewer than {of}--batch-size {config.batch_size}: "
+            "every batch has the whole set"
         )
     missing = num_classes - len(dreams.labels[split.train].unique())
     if missing > 0:

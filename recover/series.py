@@ -40,7 +40,8 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
                 settings["allocation"] = None
             if settings["importance"] == usual_importance(config):
                 settings["importance"] = None
-        key = json.dumps([settings, result.fact("dreams", "digest")], sort_keys=True)
+        taught_on = [result.fact(name, "digest") for name in ("dreams", "unlabeled")]
+        key = json.dumps([settings, taught_on], sort_keys=True)
         groups.setdefault(key, []).append(result)
     members = list(groups.values())
     if len(members) == 1:
@@ -59,7 +60,9 @@ def _student_name(result: Result) -> str:
 
 
 def _dreams_name(result: Result) -> str:
-    return str(result.fact("dreams", "path") or "dreams").rpartition("/")[2].removesuffix(".h5")
+    name = str(result.fact("dreams", "path") or "dreams").rpartition("/")[2].removesuffix(".h5")
+    num_others = result.fact("unlabeled", "num_images")
+    return name if num_others is None else f"{name} and {num_others} real images"
 
 
 def _parent_name(result: Result) -> str:

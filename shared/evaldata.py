@@ -118,6 +118,11 @@ def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
     return EvalData(images=images.cpu(), labels=labels.cpu().to(kind))
 
 
+def digests_of(images: Tensor) -> list[bytes]:
+    """Return the sha256 of every image of uint8 ``(N, C, H, W)`` on the CPU."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images.numpy()]
+
+
 def list_classes(root: Path) -> list[str]:
     """Return the names of the class folders in ``root``, sorted as text; hidden ones are none.
 

@@ -15,7 +15,7 @@ from dreamforge.export import export, folder_names
 from dreamforge.import_images import import_images
 from dreamforge.verify import verify
 from shared.dreamset import DreamSet
-from shared.errors import CheckpointError, ConfigError, DreamforgeError
+from shared.errors import CheckpointError, ConfigError, DreamforgeError, InputFileError
 from shared.teacher import Teacher
 
 
@@ -173,6 +173,36 @@ def test_exported_images_come_back_with_the_answers_of_the_teacher(
     assert manifest.quality["teacher_accuracy"] == 1.0
     assert len(manifest.shards) == 3
     assert verify(out, deep=True, teacher=teacher).fine
+
+
+def test_images_need_no_folders_of_classes(dreams: DreamSet, tmp_path: Path) -> None:
+    export(dreams, tmp_path / "folder", "imagefolder")
+    files = sorted((tmp_path / "folder").rglob("*.png"))
+    (tmp_path / "flat").mkdir()
+    for number, file in enumerate(files):
+        file.rename(tmp_path / "flat" / f"{number:03d}.png")
+
+    import_images(tmp_path / "flat", linear_teacher(), tmp_path / "real.h5")
+
+    expected = tiny_dreams()
+    order = expected.labels.argsort(stable=True)
+    assert torch.equal(
+        DreamSet.open(tmp_path / "real.h5").read(0, 24).images, expected.images[order]
+    )
+
+
+def test_a_folder_of_splits_or_of_nothing_is_no_folder_of_images(
+    dreams: DreamSet, tmp_path: Path
+) -> None:
+    export(dreams, tmp_path / "split" / "train", "imagefolder")
+    (tmp_path / "empty").mkdir()
+    for name, expected in (
+        ("split", "the splits train"),
+        ("empty", "no images"),
+        ("no", "no such"),
+    ):
+        with pytest.raises(InputFileError, match=expected):
+            import_images(tmp_path / name, linear_teacher(), tmp_path / "real.h5")
 
 
 def test_logits_that_float16_cannot_hold_are_one_line(dreams: DreamSet, tmp_path: Path) -> None:
