@@ -12,7 +12,7 @@ import click
 
 from dreamforge.texts import duration_text, files_text, numbers_text, shape_text, size_text
 from shared.cli import emit, say, show_table
-from shared.cli_options import teacher_arguments, teacher_options
+from shared.cli_options import refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.spec import SOFTMAX
 
@@ -214,13 +214,15 @@ def _load_teacher(path: Path | None, dreams: Path, options: dict[str, Any]) -> A
     from shared.teacher import load_teacher
 
     device = resolve_device(options["device"])  # first: a misspelt one is an error in any case
+    arguments = teacher_arguments(options)
     if path is None:
+        refuse_unused(arguments, "found no --teacher, expected the checkpoint that it describes")
         return None
     try:
         recorded = read_index(dreams).manifest.teacher
     except DreamSetError:  # the report will say so
         recorded = None
-    loaded = load_teacher(path, spec=recorded, **teacher_arguments(options))
+    loaded = load_teacher(path, spec=recorded, **arguments)
     return loaded.to(device)
 
 

@@ -21,7 +21,6 @@ from recover.cli_options import (
     percent,
     recovery_config,
     recovery_options,
-    refuse_unused,
     show_files,
     warn,
 )
@@ -29,7 +28,7 @@ from recover.cli_prune import prune
 from recover.cli_sweep import SWEEP_COMMANDS
 from recover.settings import default_suffix
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
-from shared.cli_options import teacher_arguments, teacher_options
+from shared.cli_options import refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
@@ -187,7 +186,8 @@ def evaluate(
         raise click.UsageError("nothing to judge by: pass --eval-data, --dreams or both")
     options = teacher_arguments(arguments)
     if arguments["teacher_path"] is None and dreams_path is None:
-        refuse_unused(options)
+        reason = "found neither --teacher nor --dreams, expected a teacher to describe"
+        refuse_unused(options, reason, used=("class_names",))
 
     from recover.examine import examine_student
     from recover.export import load_student, teacher_beside

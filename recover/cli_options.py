@@ -11,7 +11,6 @@ from recover.presets import PRESETS
 from recover.settings import base_settings, remark_on_student
 from shared.cli import say
 from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
-from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from recover.report import RecoveryReport
@@ -95,22 +94,6 @@ def open_real_images(source: str | None, spec: "TeacherSpec") -> "EvalData | Non
     from shared.evaldata import open_eval_data
 
     return open_eval_data(source, spec)
-
-
-def refuse_unused(options: dict[str, Any]) -> None:
-    """Raise a ConfigError if there are options of a teacher that nobody names.
-
-    Args:
-        options: As :func:`shared.cli_options.teacher_arguments` returns them. Class names are the
-            student's, too.
-    """
-    given = [name for name, value in options.items() if value is not None and name != "class_names"]
-    if given:
-        flag = {"architecture": "--arch"}.get(given[0], "--" + given[0].replace("_", "-"))
-        raise ConfigError(
-            f"{flag}: found neither --teacher nor --dreams, expected a teacher to describe; the "
-            "student's file says this of itself"
-        )
 
 
 def warn(warnings: tuple[str, ...]) -> None:

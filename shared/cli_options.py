@@ -145,6 +145,20 @@ def teacher_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def refuse_unused(options: Mapping[str, Any], reason: str, used: Sequence[str] = ()) -> None:
+    """Raise a ConfigError if there are options of a teacher that nobody names.
+
+    Args:
+        options: As :func:`teacher_arguments` returns them.
+        reason: What was found and expected, after the flag.
+        used: Those that mean something all the same.
+    """
+    for name, value in options.items():
+        if value is not None and name not in used:
+            flag = {"architecture": "--arch"}.get(name, "--" + name.replace("_", "-"))
+            raise ConfigError(f"{flag}: {reason}")
+
+
 def parse_floats(flag: str, text: str | None) -> tuple[float, ...] | None:
     """Return the numbers of ``0.5,0.5,0.5``, or None for None."""
     if text is None:

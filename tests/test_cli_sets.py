@@ -93,6 +93,15 @@ def test_verify_with_a_teacher_lists_all_problems_even_if_a_shard_is_missing(
     assert all("logits differ from the teacher's" in problems[number] for number in (0, 2))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--mean", "0.5"), ("--arch", "resnet8"), ("--answers", "sigmoid")]
+)
+def test_what_describes_a_teacher_is_not_passed_over_without_one(runner, dreams, option, value):
+    result = run(runner, "verify", dreams, option, value, code=2)
+
+    assert f"{option}: found no --teacher" in result.stderr
+
+
 def test_verify_of_something_else_is_one_problem(runner, tmp_path, teacher_file):
     path = tmp_path / "dreams.h5"
     path.write_bytes(b"nonsense")
