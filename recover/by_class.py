@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recover.report import ClassRecord
+from shared.confidence import said
 
 
 def class_records(
@@ -59,7 +60,7 @@ def finding_records(
         teacher_logits: Likewise.
         labels: int64 ``(N,)``; or int8 ``(N, C)``: 1 present, 0 absent, -1 not known; or None.
     """
-    student, teacher = _said(logits), _said(teacher_logits)
+    student, teacher = said(logits), said(teacher_logits)
     truth = None if labels is None else _true(labels, logits.shape[1])
     first = logits.argmax(1)
     return tuple(
@@ -89,12 +90,6 @@ def _finding_record(
         num_confused=int(others.max()) if len(others) else 0,
         **on_truth,
     )
-
-
-def _said(logits: Tensor) -> Tensor:
-    """Return bool ``(N, 1 + C)``: no finding at all, and each of them."""
-    found = logits[:, 1:] > 0
-    return torch.cat([~found.any(1, keepdim=True), found], dim=1)
 
 
 def _true(labels: Tensor, num_classes: int) -> Tensor:
