@@ -600,8 +600,7 @@ def test_a_table_goes_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert data.labels[:, 0].tolist() == labels[:, 1].int().tolist()
     assert data.labels[:, 2].tolist() == labels[:, 0].int().tolist()
     assert data.labels[:, 1].tolist() == [-1] * 6
-    (remark,) = data.remarks
-    assert remark.endswith(": nothing is known there of cough")
+    assert data.remarks[0].endswith(": nothing is known there of cough")
 
 
 def test_a_table_without_known_names_goes_by_order_aloud(tmp_path: Path) -> None:

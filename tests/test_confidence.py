@@ -98,9 +98,7 @@ def test_what_filter_keeps_is_what_the_new_set_says_is_recognised(
     assert choose(findings, Criteria(agree=True)).tolist() == agreed
     assert choose(findings, Criteria(min_confidence=0.8)).tolist() == sure
     # Of the first finding the dreams of both, sure of it, and not those of the other alone.
-    assert choose(findings, Criteria(per_class=4)).tolist() == sorted(
-        [0, 6, 12, 18] + [3, 9, 15, 21]
-    )
+    assert choose(findings, Criteria(per_class=4)).tolist() == sorted([0, 6, 12, 18, 3, 9, 15, 21])
     manifest = filter_set(findings.path, tmp_path / "best.h5", Criteria(agree=True))
     assert manifest.quality["teacher_accuracy"] == 1
     logits = torch.cat([logits for logits, *_ in answers_of(findings)])[agreed]
