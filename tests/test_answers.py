@@ -694,3 +694,19 @@ def test_records_count_every_finding_of_an_image() -> None:
     assert (none.num_images, none.agreement) == (1, 1.0)
     assert (first.num_images, first.agreement, first.num_confused) == (2, 0.0, 1)
     assert (second.num_images, second.agreement, second.confused_with) == (1, 1.0, None)
+
+
+def test_a_finding_is_taken_for_what_the_student_alone_gives() -> None:
+    # Of three images with finding 1 the student misses it; finding 2, its first choice on all of
+    # them, is there for the teacher, too, on two.
+    teacher = torch.tensor([[0.0, 1.0, 2.0, -1.0], [0.0, 1.0, 2.0, -1.0], [0.0, 1.0, -1.0, -1.0]])
+    student = torch.tensor([[0.0, -1.0, 2.0, -1.0], [0.0, -1.0, 2.0, 1.0], [0.0, -1.0, 2.0, 1.0]])
+
+    _, first, second, _ = finding_records(student, teacher, None)
+    _, missed, *_ = finding_records(student[:1], teacher[:1], None)
+    _, nothing, *_ = finding_records(-torch.ones(1, 4), teacher[2:], None)
+
+    assert (first.num_images, first.confused_with, first.num_confused) == (3, 3, 2)
+    assert (second.confused_with, second.num_confused) == (None, 0)
+    assert (missed.agreement, missed.confused_with, missed.num_confused) == (0.0, None, 0)
+    assert (nothing.confused_with, nothing.num_confused) == (0, 1)  # none

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from recover.bounds import bound_name, comparable, remarks_on
-from recover.page import compose
+from recover.masks import LayerCount
+from recover.page import Page, Section, compose
 from recover.report import ClassRecord, RecoveryReport, StageRecord
 from recover.results import Result
 from recover.tables import classes_table, levels_table
+
+LAYERS = (("conv", 1), ("fc", 4))
 
 
 def run(
@@ -182,19 +185,73 @@ def test_reports_of_earlier_versions_do_not_tell_what_a_bound_is() -> None:
 
 
 def test_classes_of_runs_that_saw_other_images_have_a_dash() -> None:
-    def with_class(result: Result, agreement: float) -> Result:
-        entry = ClassRecord(
-            label=0, num_images=9, agreement=agreement, confused_with=None, num_confused=0
-        )
-        return dataclasses.replace(
-            result, report=dataclasses.replace(result.report, classes=(entry,))
-        )
-
     on_dreams = with_class(run("a", sparsity=0.5), 0.4)
     on_real = with_class(run("b", accuracy=0.8), 0.7)
 
-    table = classes_table([on_dreams, on_real])
+    rows = classes_table([on_dreams, on_real], on_real).rows
 
-    assert table is not None
-    assert table.rows == (("class 0", "9", "-", "70.00 %", "-"),)
-    assert "judged on other images have a dash" in str(compose([on_dreams, on_real]))
+    assert rows == (("class 0", "9", "-", "70.00 %", "-"),)
+    page = compose([on_dreams, on_real])
+    assert "judged on other images have a dash" in str(page)
+    # Like the rest of a page whose runs were not all judged on real images: of held-out dreams.
+    assert ("class 0", "9", "40.00 %", "-", "-") in section(page, "Which classes").tables[0].rows
+    assert "Of the held-out dreams" in section(page, "Which classes").paragraphs[0]
+
+
+def test_classes_of_runs_on_other_real_images_have_a_dash() -> None:
+    runs = [
+        with_class(run(name, accuracy=0.8, judged_on=name, sparsity=sparsity), 0.7)
+        for name, sparsity in (("a", 0.5), ("b", 0.9))
+    ]
+
+    assert classes_table(runs, runs[1]).rows == (("class 0", "9", "-", "70.00 %", "-"),)
+
+
+def test_the_most_pruned_run_is_one_and_the_same_all_over_a_page() -> None:
+    # Two series: of students of the same kind the plots by layer show those of the first.
+    shown = detailed("first/s0.5", 0.5, seed=0), detailed("first/s0.8", 0.8, seed=0)
+    unseen = detailed("other/s0.9", 0.9, seed=0, lr=1.0)
+
+    one = compose(list(shown))
+    both = compose([*shown, unseen])
+
+    assert "the most pruned network (80 %)" in section(one, "Which layers").paragraphs[1]
+    assert "that of the most pruned network (80 %)" in section(one, "Which classes").paragraphs[0]
+    assert section(one, "Settings").title == "Settings of the most pruned network (80 %)"
+    assert section(both, "Which layers").paragraphs[1].startswith("Of 80 %, ")
+    assert section(both, "Which classes").paragraphs[0].endswith("instead, that of 80 %.")
+    assert section(both, "Settings").title == "Settings of the most pruned network (90 %)"
+    where = dict(section(both, "Where it comes").tables[0].rows)
+    assert where["student"] == "other/s0.9/student.safetensors"
+
+
+def test_the_stages_are_shown_by_the_measure_of_the_whole_page() -> None:
+    # Only the run of another series, which the figure of the stages leaves out, saw no real image.
+    shown = run("a", accuracy=0.8, sparsity=0.9)
+    unseen = detailed("b", 0.9, lr=1.0)
+
+    words = section(compose([shown, unseen]), "What repair").paragraphs[0]
+
+    assert "changed the agreement by" in words
+
+
+def section(page: Page, title: str) -> Section:
+    (found,) = (part for part in page.sections if part.title.startswith(title))
+    return found
+
+
+def with_class(result: Result, agreement: float) -> Result:
+    entry = ClassRecord(
+        label=0, num_images=9, agreement=agreement, confused_with=None, num_confused=0
+    )
+    return dataclasses.replace(result, report=dataclasses.replace(result.report, classes=(entry,)))
+
+
+def detailed(folder: str, sparsity: float, **config: Any) -> Result:
+    """A run with layers, classes and settings."""
+    result = with_class(run(folder, sparsity=sparsity), 0.5)
+    layers = tuple(LayerCount(name=name, shape=(4, 2), kept=kept) for name, kept in LAYERS)
+    report = dataclasses.replace(
+        result.report, layers=layers, config=config, num_kept=round(10 * (1 - sparsity))
+    )
+    return dataclasses.replace(result, report=report)
