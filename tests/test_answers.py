@@ -37,6 +37,7 @@ from shared.answers import (
 )
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
+from shared.confidence import recognised
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.evaldata import open_eval_data
@@ -132,6 +133,10 @@ def test_from_checkpoint_to_student_with_findings_all_the_way(
     assert (spec.answers, spec.num_classes) == ("sigmoid", 1 + len(names))
     assert spec.class_names == ("none", *names)
     logits = dream_set.select(torch.arange(40)).logits
+    given = recognised(logits, dream_set.labels, "sigmoid")
+    assert made["teacher_accuracy_on_dreams"] == pytest.approx(given.float().mean().item())
+    sure = logits[:, 1:].float().amax(1).abs().sigmoid()  # of the first choice
+    assert made["mean_confidence"] == pytest.approx(sure.mean().item())
     assert torch.equal(logits[:, 0], torch.zeros(40, dtype=torch.float16))
     assert report["teacher"]["accuracy"] > 0.9
     assert report["teacher"]["auroc"] > 0.95
