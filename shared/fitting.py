@@ -31,7 +31,12 @@ from shared.errors import CheckpointError, IncompatibleError
 from shared.facts import Facts
 from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
-from shared.statedict import problem_of, strip_prefixes, under_shared_prefix
+from shared.statedict import (
+    problem_of,
+    strip_prefixes,
+    under_shared_prefix,
+    without_companions,
+)
 from shared.ties import shared_names, tie
 
 
@@ -81,6 +86,14 @@ def find_architecture(
         if name is None:
             _refuse_part(match, prefix, dict(left_out))
         return _with_left_out(match, prefix, [left for left, _ in left_out]), tensors
+    # Somebody's own module may be all of it, and says itself what it lacks.
+    smaller = None
+    if name is None or not is_factory(name):
+        smaller = without_companions(checkpoint.tensors)
+    if smaller is not None:
+        left, note = smaller
+        match, own = find_architecture(replace(checkpoint, tensors=left), facts, origin)
+        return replace(match, assumptions=(*match.assumptions, note)), own
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
         with suppress(NoFitError):

@@ -23,7 +23,7 @@ from shared.fitting import build_around, find_architecture, told_apart
 from shared.input_scale import Convention, better_convention, remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.misfit import convention_that_fits
-from shared.odd_layers import refuse_odd_layers
+from shared.odd_layers import refuse_odd_layers, require_norm_layers
 from shared.spec import SIGMOID, TeacherSpec
 from shared.trial import last_step, sides_instead, try_logits
 
@@ -105,7 +105,8 @@ def teacher_from_checkpoint(
     """Return the teacher whose weights the checkpoint holds, on the CPU.
 
     A fact comes from the argument, else from the checkpoint's metadata, else from ``spec``, else
-    it is assumed, which the teacher's spec then says.
+    it is assumed, which the teacher's spec then says. Where the weights are those that ``spec`` is
+    of, it comes before the metadata: the dreams were made so, whatever is usual.
 
     Args:
         checkpoint: Weights and metadata.
@@ -143,9 +144,14 @@ def teacher_from_checkpoint(
         match = told_apart(match, tensors, facts)
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
+        if needs_batch_norm:
+            require_norm_layers(network)
     except CheckpointError as error:
         said = "".join(f"; {note}" for note in checkpoint.notes)
         raise CheckpointError(f"{origin}: {error}{said}") from error
+    identity = fingerprint(network)
+    if spec is not None and spec.fingerprint == identity:
+        facts.trust_set(spec)
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_logits, in_rows = try_logits(network, shape, match)
@@ -164,7 +170,7 @@ def teacher_from_checkpoint(
         std=std,
         class_names=facts.class_names(num_classes, meant),
         answers=meant,
-        fingerprint=fingerprint(network),
+        fingerprint=identity,
         path=str(checkpoint.path) if checkpoint.path else None,
         assumptions=(
             *checkpoint.notes,
