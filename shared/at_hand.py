@@ -133,7 +133,7 @@ def _recognised(
     None, too, where what is made from it would not come back as a copy of ``network``.
     """
     try:
-        found = teacher_from_checkpoint(checkpoint, spec=spec, **facts)
+        found = teacher_from_checkpoint(checkpoint, spec=spec, suggests=False, **facts)
     except DreamforgeError:  # no known one, or not this one: what is wrong is said later
         return None
     known = copy.deepcopy(found.network)

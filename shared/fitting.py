@@ -41,7 +41,7 @@ from shared.ties import shared_names, tie
 
 
 def find_architecture(
-    checkpoint: Checkpoint, facts: Facts, origin: str
+    checkpoint: Checkpoint, facts: Facts, origin: str, *, suggests: bool = True
 ) -> tuple[Match, Mapping[str, Tensor]]:
     """Return what the weights belong to, and those among them that do.
 
@@ -49,6 +49,7 @@ def find_architecture(
         checkpoint: Weights, perhaps of more than the network.
         facts: Says the architecture, or what helps to find it.
         origin: Names the checkpoint in errors.
+        suggests: Whether an error says what would fit under other names, which takes seconds.
 
     Raises:
         NoFitError: If they fit no architecture, or not the one that is named.
@@ -92,13 +93,16 @@ def find_architecture(
         smaller = without_companions(checkpoint.tensors)
     if smaller is not None:
         left, note = smaller
-        match, own = find_architecture(replace(checkpoint, tensors=left), facts, origin)
+        smaller_one = replace(checkpoint, tensors=left)
+        match, own = find_architecture(smaller_one, facts, origin, suggests=suggests)
         return replace(match, assumptions=(*match.assumptions, note)), own
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
-    elif nearest.num_wrong > 1:  # what one tensor keeps from fitting is no other network
+    elif (
+        suggests and nearest.num_wrong > 1
+    ):  # what one tensor keeps from fitting is no other network
         found = fit_by_position(checkpoint.tensors, facts.hint(checkpoint.path))
         if found:
             raise CheckpointError(_suggestion(found, facts))

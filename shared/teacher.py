@@ -101,6 +101,7 @@ def teacher_from_checkpoint(
     answers: str | None = None,
     spec: TeacherSpec | None = None,
     needs_batch_norm: bool = True,
+    suggests: bool = True,
 ) -> Teacher:
     """Return the teacher whose weights the checkpoint holds, on the CPU.
 
@@ -120,6 +121,7 @@ def teacher_from_checkpoint(
             "none" before them (see :mod:`shared.answers`).
         spec: What a dream set recorded of its teacher. Its fingerprint is not compared here.
         needs_batch_norm: Refuse a network without: it cannot be inverted.
+        suggests: As for :func:`shared.fitting.find_architecture`.
 
     Raises:
         CheckpointError: If the weights fit no architecture, or not the named one.
@@ -140,7 +142,7 @@ def teacher_from_checkpoint(
     try:
         if needs_batch_norm:
             require_batch_norm(checkpoint.tensors)
-        match, tensors = find_architecture(checkpoint, facts, origin)
+        match, tensors = find_architecture(checkpoint, facts, origin, suggests=suggests)
         match = told_apart(match, tensors, facts)
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
