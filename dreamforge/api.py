@@ -13,10 +13,12 @@ from shared.api import (
     TeacherSource,
     as_path,
     call_text,
+    of_kind,
     opened_teacher,
     require_preset,
     shown,
     split_options,
+    switches,
     warn,
 )
 from shared.cli_options import build_config
@@ -55,7 +57,8 @@ def synth(
         **options: Of the teacher ``image_size`` (pixels, or ``(H, W)``), ``mean`` and ``std`` (one
             number, or one per channel, for pixels in [0, 1]), ``class_names``, ``answers``
             (``softmax`` or ``sigmoid``) and, of a checkpoint, ``arch``. And every setting of
-            ``dreamforge synth``, a ``_`` for each ``-`` of its flag: ``num_images``, ``steps``...
+            ``dreamforge synth``, a ``_`` for each ``-`` of its flag: ``n``, which may be called
+            ``num_images``, too, ``steps``...
 
     Warns:
         AssumptionWarning: Of what nobody said and was assumed.
@@ -65,9 +68,11 @@ def synth(
         DreamforgeError: As the command does; the classes are those of :mod:`shared.errors`.
     """
     path = as_path("out", out)
+    overwrite, embed_teacher = switches(progress, overwrite=overwrite, embed_teacher=embed_teacher)
+    license = of_kind("license", license, usual="unspecified")
     settings, facts = split_options("synth", SynthesisConfig, options)
     require_preset(preset, PRESETS)
-    where = resolve_device(device)
+    where = resolve_device(str(device))
     with opened_teacher(teacher, facts) as loaded:
         warn(f"assumed: {text}" for text in loaded.spec.assumptions)
         base = preset_values(preset, max(loaded.spec.image_shape[1:]))

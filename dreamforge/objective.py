@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dreamforge.bn_stats import BatchStats
 from dreamforge.config import SynthesisConfig
+from shared.errors import CheckpointError
 
 EPSILON = 1e-5  # BatchNorm's own default; keeps channels that never fire from dominating
 IMPOSSIBLE = -1e4  # a logit of probability 0, whose gradient is 0 and not NaN
@@ -155,7 +156,7 @@ def bn_kl(stats: Sequence[BatchStats], first_multiplier: float = 1.0) -> Tensor:
     float32, at least 0, of the same size whatever the network's depth and width.
 
     Raises:
-        ValueError: If ``stats`` is empty: there is no BatchNorm to invert.
+        CheckpointError: If ``stats`` is empty: there is no BatchNorm to invert.
     """
     mean, var, running_mean, running_var = _concatenated(stats)
     var, running_var = var + EPSILON, running_var + EPSILON
@@ -175,7 +176,7 @@ def bn_l2(stats: Sequence[BatchStats], first_multiplier: float = 1.0) -> Tensor:
     R_feature of Yin et al. 2020 (arXiv:1912.08795), as their scripts compute it. A scalar float32.
 
     Raises:
-        ValueError: If ``stats`` is empty: there is no BatchNorm to invert.
+        CheckpointError: If ``stats`` is empty: there is no BatchNorm to invert.
     """
     _concatenated(stats)
     total = torch.zeros((), device=stats[0].mean.device)
@@ -212,7 +213,10 @@ def l2(inputs: Tensor, norm: str) -> Tensor:
 
 def _concatenated(stats: Sequence[BatchStats]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not stats:
-        raise ValueError("no BatchNorm statistics: the network has none, or none was called")
+        raise CheckpointError(
+            "no BatchNorm layer of the network was called, expected one that sees the images; call "
+            "the layers themselves, not F.batch_norm with their tensors"
+        )
     mean, var, running_mean, running_var = (
         torch.cat(column) for column in zip(*stats, strict=True)
     )

@@ -30,6 +30,7 @@ from shared.api import (
     require_preset,
     shown,
     split_options,
+    switches,
     teacher_facts,
     usual_state,
     warn,
@@ -104,10 +105,13 @@ def run(
         TypeError: If there is no such option.
         DreamforgeError: As the command does; the classes are those of :mod:`shared.errors`.
     """
+    overwrite, allow_teacher_mismatch = switches(
+        progress, overwrite=overwrite, allow_teacher_mismatch=allow_teacher_mismatch
+    )
     opened = _opened(dreams)
     settings, facts = split_options("run", RecoverConfig, options)
     config = _config(preset, settings)
-    warn(_remarks(preset, settings))
+    warn(filter(None, [remark_on_student(preset, settings)]))
     path = (
         as_path("out", out)
         if out is not None
@@ -179,11 +183,14 @@ def run_sweep(
         TypeError: If there is no such option.
         DreamforgeError: As the command does.
     """
+    overwrite, allow_teacher_mismatch = switches(
+        progress, overwrite=overwrite, allow_teacher_mismatch=allow_teacher_mismatch
+    )
     opened = _opened(dreams)
     settings, facts = split_options("run_sweep", RecoverConfig, options)
     levels = asked_levels(_listed("sparsity", sparsity), _listed("channels", channels))
     base = _config(preset, settings | levels[-1])
-    warn(_remarks(preset, settings | levels[-1]))
+    warn(filter(None, [remark_on_student(preset, settings | levels[-1])]))
     configs = [dataclasses.replace(base, **level) for level in levels]
     folder = (
         as_path("out", out)
@@ -227,11 +234,6 @@ def _config(preset: str, settings: dict[str, Any]) -> RecoverConfig:
     require_preset(preset, PRESETS)
     config: RecoverConfig = build_config(RecoverConfig, settings, base_settings(preset, settings))
     return config
-
-
-def _remarks(preset: str, settings: dict[str, Any]) -> list[str]:
-    remark = remark_on_student(preset, settings)
-    return [remark] if remark else []
 
 
 def _listed(name: str, levels: Sequence[float] | None) -> str | None:

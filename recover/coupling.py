@@ -18,15 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recover import operations
 from recover.identities import Channels, Identities, reshaped, side_by_side
-from recover.operations import (
-    MAKING,
-    POINTWISE_OR_SPATIAL,
-    REDUCING,
-    RESHAPING,
-    keeps_channels,
-    tensors_in,
-)
+from shared.architectures import rigid_tensors
 from shared.ties import shared_names
 
 Axis = tuple[str, int]  # a parameter or buffer, and which of its dimensions
@@ -106,7 +100,8 @@ class _Watch(TorchDispatchMode):
         self._identities = Identities()
         self._channels: dict[int, Channels] = {}  # by identity of an activation
         self._turned: dict[int, str] = {}  # transposed matrices of linear layers
-        self._computed_with: set[str] = set()  # parameters that go into something else
+        # Parameters that go into something else, or are of a module that cannot be narrower.
+        self._computed_with = {self._names[id(tensor)] for tensor in rigid_tensors(network)}
         self._axes: dict[Axis, Channels] = {}
         self._inputs: dict[str, Channels] = {}
         self._places: dict[str, int] = {}
@@ -119,7 +114,7 @@ class _Watch(TorchDispatchMode):
         name = func._schema.name.rpartition("::")[2].removesuffix("_")  # in place or not
         output = result[0] if isinstance(result, (tuple, list)) and result else result
         self._kept_alive += [args, result]
-        if name in MAKING:
+        if name in operations.MAKING:
             return result
         if not isinstance(output, Tensor):
             self.fix(args)
@@ -133,7 +128,7 @@ class _Watch(TorchDispatchMode):
 
     def fix(self, values: object) -> None:
         """Let all channels of the tensors in ``values`` stay."""
-        for tensor in tensors_in(values):
+        for tensor in operations.tensors_in(values):
             if id(tensor) in self._channels:
                 self._identities.fix(self._channels[id(tensor)])
             elif id(tensor) in self._names:
@@ -190,17 +185,21 @@ class _Watch(TorchDispatchMode):
         if name == "cat":
             return self._concatenation(*args)
         if name in _PAIRWISE:
-            return self._pair(args, output)
-        known = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._channels]
+            return self._pair(args, output) if output.dim() > 1 else None  # of weights alone
+        known = [
+            tensor
+            for tensor in operations.tensors_in((args, kwargs))
+            if id(tensor) in self._channels
+        ]
         if len(known) != 1 or known[0] is not args[0]:
             return None
         channels, before = self._channels[id(args[0])], args[0].shape
-        if name in RESHAPING:
+        if name in operations.RESHAPING:
             return reshaped(channels, before, output.shape)
         if name == "constant_pad_nd" and len(args[1]) > 4:
             return self._padded(channels, args[1], output)
-        is_known = name in POINTWISE_OR_SPATIAL
-        is_known |= name in REDUCING and keeps_channels(args, kwargs)
+        is_known = name in operations.POINTWISE_OR_SPATIAL
+        is_known |= name in operations.REDUCING and operations.keeps_channels(args, kwargs)
         return channels if is_known and output.shape[:2] == before[:2] else None
 
     def _convolution(
@@ -268,7 +267,7 @@ class _Watch(TorchDispatchMode):
     def _pair(self, args: Sequence[Any], output: Tensor) -> Channels | None:
         """Channels that are added, multiplied and so on belong together from then on."""
         whole = None
-        for tensor in tensors_in(args):
+        for tensor in operations.tensors_in(args):
             channels = self._channels.get(id(tensor))
             place = tensor.dim() - (output.dim() - 1)  # of the channels, once it is broadcast
             is_same_for_all = place < 0 or tensor.shape[place] == 1

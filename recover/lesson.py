@@ -1,7 +1,7 @@
 """What the student is to match on a batch: the teacher's answers, and what its layers take in."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,8 +16,11 @@ from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.images import to_pixels
 from shared.layout import layout_of
+from shared.seeding import generator
 from shared.spec import SIGMOID
 from shared.teacher import Teacher, batch_norms
+
+_NUM_COMPARED = 2
 
 
 class Lesson:
@@ -40,10 +43,12 @@ class Lesson:
     ) -> None:
         self._teacher = teacher
         self._layout = layout_of(teacher.network)
-        self._network = folded(teacher.network).to(memory_format=self._layout)
         self._config = config
         self._device = device
         self._dtype = compute_dtype(device, config.precision)
+        noise = _noise(teacher.spec.image_shape).to(device)
+        fast = folded(teacher.network, teacher.normalize(noise), self._dtype)
+        self._network = fast.to(memory_format=self._layout)
         self._factor = 1.0 if config.scale_loss else config.temperature**-2
         self._feature_weight = config.feature_weight or 0.0
         self._scales = self._measure_scales(first_batch()) if self._feature_weight else {}
@@ -120,6 +125,11 @@ class Lesson:
                 network(inputs)
             views.append(features)
         return feature_scales(*views)
+
+
+def _noise(image_shape: Sequence[int]) -> Tensor:
+    """Return pixels in [0, 1] to compare a teacher's answers by, of a few images."""
+    return torch.rand(_NUM_COMPARED, *image_shape, generator=generator(0, "folding"))
 
 
 def set_modes(network: nn.Module, bn_mode: str) -> None:

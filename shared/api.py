@@ -40,12 +40,17 @@ def split_options(
     """Return of a call's options those of the config, and those that say what the teacher is.
 
     Raises:
-        TypeError: If there is one of neither.
+        TypeError: If there is one of neither, or one by both of its names: ``n`` of the flag
+            ``--n`` is ``num_images``.
         ConfigError: If a setting is of another type than its field.
     """
     fields = {field.name: (field, chosen) for field, chosen in options_of(config_class)}
+    by_flag = {flag_of(field)[2:].replace("-", "_"): field.name for field, _ in fields.values()}
     settings, facts = {}, {}
-    for name, value in options.items():
+    for given, value in options.items():
+        name = by_flag.get(given, given)
+        if name != given and name in options:
+            raise TypeError(f"{function}() got {given!r} and {name!r}, which are the same option")
         if name in FACTS:
             facts[name] = value
         elif name in fields:
@@ -162,6 +167,33 @@ def shown(progress: bool | ProgressCallback) -> AbstractContextManager[ProgressC
     if callable(progress):
         return nullcontext(progress)
     return progress_display() if progress else nullcontext(ignore_progress)
+
+
+def of_kind(name: str, value: Any, usual: Any) -> Any:
+    """Return an argument of the type of its usual value; that one for None.
+
+    Raises:
+        ConfigError: If it is of another type.
+    """
+    if value is None:
+        return usual
+    if not isinstance(value, type(usual)):
+        raise ConfigError(
+            f"{name}: found {_short(value)}, of type {type(value).__name__}; expected "
+            f"{type(usual).__name__}"
+        )
+    return value
+
+
+def switches(progress: bool | ProgressCallback | None, **named: bool | None) -> list[bool]:  # noqa: FBT001
+    """Return what is on and what is off, in their order; ``progress`` is checked, too.
+
+    Raises:
+        ConfigError: If one is anything else.
+    """
+    if not callable(progress):
+        of_kind("progress", progress, usual=False)
+    return [of_kind(name, value, usual=False) for name, value in named.items()]
 
 
 def call_text(function: str, arguments: Mapping[str, Any]) -> str:

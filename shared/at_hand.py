@@ -21,7 +21,9 @@ from shared.seeding import generator
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, teacher_from_checkpoint
 
-_SAME = 1e-4  # of the largest logit: other kernels round otherwise
+# Of what logits differ by from image to image, whatever they have in common: other kernels round
+# otherwise.
+_SAME = 1e-3
 _NUM_COMPARED = 4  # images
 
 
@@ -48,11 +50,10 @@ def teacher_at_hand(
         ConfigError: If a fact is wrong, or the network cannot be copied.
     """
     own = plain_copy(network)
+    own.register_forward_hook(logits_of)
     record = _library_record(network)
-    if isinstance(record.get("model_type"), str):
-        own.register_forward_hook(logits_of)
     checkpoint = checkpoint_of(own, facts_in(record, {})[0], class_name(network))
-    found = _recognised(own, checkpoint, spec, facts)
+    found = _recognised(own, network, checkpoint, spec, facts)
     if found is not None:
         _require_own_tensors(own, network, found.spec)
         yield found
@@ -121,11 +122,18 @@ def _library_record(network: nn.Module) -> Mapping[str, Any]:
 
 
 def _recognised(
-    own: nn.Module, checkpoint: Checkpoint, spec: TeacherSpec | None, facts: Mapping[str, Any]
+    own: nn.Module,
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    spec: TeacherSpec | None,
+    facts: Mapping[str, Any],
 ) -> Teacher | None:
-    """Return the teacher that a known architecture makes of the weights, if it answers alike."""
+    """Return the teacher that a known architecture makes of the weights, if it answers alike.
+
+    None, too, where what is made from it would not come back as a copy of ``network``.
+    """
     try:
-        found = teacher_from_checkpoint(checkpoint, spec=spec, **facts)
+        found = teacher_from_checkpoint(checkpoint, spec=spec, suggests=False, **facts)
     except DreamforgeError:  # no known one, or not this one: what is wrong is said later
         return None
     known = copy.deepcopy(found.network)
@@ -133,14 +141,24 @@ def _recognised(
     draws = generator(0, "compare")
     images = torch.randn(_NUM_COMPARED, *found.spec.image_shape, generator=draws)
     try:
+        back = student_of(network, known.state_dict())
+    except CheckpointError:
+        return None
+    back.register_forward_hook(logits_of)
+    return found if all(_answer_alike(own, each, images) for each in (known, back)) else None
+
+
+def _answer_alike(network: nn.Module, other: nn.Module, images: Tensor) -> bool:
+    try:
         with torch.no_grad():
-            expected, answer = own(images.clone()), known(images)  # some change what they get
+            # Some change what they get.
+            expected, answer = network(images.clone()), other(images.clone())
     except Exception:  # noqa: BLE001  whatever somebody's forward may raise
-        return None
+        return False
     if not isinstance(expected, Tensor) or expected.shape != answer.shape:
-        return None
-    most = float(expected.abs().max())
-    return found if float((expected - answer).abs().max()) <= _SAME * most else None
+        return False
+    spread = float((expected - expected.mean(0)).abs().max())
+    return float((expected - answer).abs().max()) <= _SAME * spread
 
 
 class _Uses(TorchFunctionMode):
@@ -182,6 +200,9 @@ def _require_own_tensors(own: nn.Module, network: nn.Module, spec: TeacherSpec) 
 def student_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``network`` with a student's tensors, in evaluation mode on the CPU.
 
+    Auxiliary heads, which answer in training mode alone and were never part of the student, are
+    left out: those of torchvision's GoogLeNet and Inception.
+
     Args:
         network: Whose copy the student was.
         tensors: By the names of its state dict; channels may be missing.
@@ -190,12 +211,26 @@ def student_of(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         CheckpointError: If they are of another network.
     """
     student = plain_copy(network)
+    _leave_out_heads(student, tensors)
     try:
         resize(student, tensors)
-        student.load_state_dict(dict(tensors))
+        # In place of its own, which say of which version of its code they are: some refuse others.
+        state = student.state_dict()
+        state.update(tensors)
+        student.load_state_dict(state)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
             f"{class_name(network)}: the student has other tensors ({reason})"
         ) from error
     return student
+
+
+def _leave_out_heads(student: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Remove the parts right under ``student`` that have tensors, but none of these."""
+    used = {name.partition(".")[0] for name in tensors}
+    for name, part in list(student.named_children()):
+        if name not in used and part.state_dict():
+            student._modules[name] = None  # as torchvision does it
+            if getattr(student, "aux_logits", False):
+                student.aux_logits = False  # type: ignore[assignment]

@@ -109,6 +109,11 @@ def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
             f"eval_data: found images {images.dtype} {tuple(images.shape)}, expected torch.uint8 "
             f"(N, {', '.join(map(str, shape))})"
         )
+    if images.is_meta or labels.is_meta:
+        raise IncompatibleError(
+            "eval_data: found tensors on the device meta, which have no values; expected images "
+            "and labels in memory"
+        )
     of_findings = spec.answers == SIGMOID and labels.ndim == 2
     expected = (len(images), spec.num_classes - 1) if of_findings else (len(images),)
     low, high = (-1, 1) if of_findings else (0, spec.num_classes - 1)

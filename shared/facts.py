@@ -32,10 +32,17 @@ class Facts:
         self, arguments: Mapping[str, Any], metadata: Mapping[str, Any], spec: TeacherSpec | None
     ) -> None:
         self.notes: list[str] = []
+        self._is_of_set = False
         self._metadata = metadata
         self._arguments = {name: value for name, value in arguments.items() if value is not None}
         self._recorded = self._without_bytes(self._read(metadata))
         self._set = {} if spec is None else self._read(spec.to_json())
+
+    def trust_set(self, spec: TeacherSpec) -> None:
+        """From now on let the set, made of these weights, come before what is usual for them."""
+        known = {"answers": spec.answers} if "answers" in self._recorded else {}
+        self._recorded |= known | self._set  # of a softmax a set says nothing
+        self._is_of_set = True
 
     def find(self, name: str) -> Any:
         """Return the fact from its first source that has it, or None."""
@@ -51,8 +58,9 @@ class Facts:
         return given
 
     def is_only_in_set(self, name: str) -> bool:
-        """Tell whether the dream set alone says the fact: neither the user nor the checkpoint."""
-        return name in self._set and name not in self._arguments and name not in self._recorded
+        """Tell whether it is the dream set that says the fact: neither user nor checkpoint."""
+        is_recorded = name in self._recorded and not self._is_of_set
+        return name in self._set and name not in self._arguments and not is_recorded
 
     def architecture(self) -> str | None:
         """Return the architecture's name where a source has it.

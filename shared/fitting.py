@@ -31,12 +31,17 @@ from shared.errors import CheckpointError, IncompatibleError
 from shared.facts import Facts
 from shared.misfit import CLEARLY, misfit
 from shared.odd_layers import replace_odd_norms
-from shared.statedict import problem_of, strip_prefixes, under_shared_prefix
+from shared.statedict import (
+    problem_of,
+    strip_prefixes,
+    under_shared_prefix,
+    without_companions,
+)
 from shared.ties import shared_names, tie
 
 
 def find_architecture(
-    checkpoint: Checkpoint, facts: Facts, origin: str
+    checkpoint: Checkpoint, facts: Facts, origin: str, *, suggests: bool = True
 ) -> tuple[Match, Mapping[str, Tensor]]:
     """Return what the weights belong to, and those among them that do.
 
@@ -44,6 +49,7 @@ def find_architecture(
         checkpoint: Weights, perhaps of more than the network.
         facts: Says the architecture, or what helps to find it.
         origin: Names the checkpoint in errors.
+        suggests: Whether an error says what would fit under other names, which takes seconds.
 
     Raises:
         NoFitError: If they fit no architecture, or not the one that is named.
@@ -81,11 +87,22 @@ def find_architecture(
         if name is None:
             _refuse_part(match, prefix, dict(left_out))
         return _with_left_out(match, prefix, [left for left, _ in left_out]), tensors
+    # Somebody's own module may be all of it, and says itself what it lacks.
+    smaller = None
+    if name is None or not is_factory(name):
+        smaller = without_companions(checkpoint.tensors)
+    if smaller is not None:
+        left, note = smaller
+        smaller_one = replace(checkpoint, tensors=left)
+        match, own = find_architecture(smaller_one, facts, origin, suggests=suggests)
+        return replace(match, assumptions=(*match.assumptions, note)), own
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
-    elif nearest.num_wrong > 1:  # what one tensor keeps from fitting is no other network
+    elif (
+        suggests and nearest.num_wrong > 1
+    ):  # what one tensor keeps from fitting is no other network
         found = fit_by_position(checkpoint.tensors, facts.hint(checkpoint.path))
         if found:
             raise CheckpointError(_suggestion(found, facts))

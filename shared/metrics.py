@@ -41,7 +41,7 @@ def predict(
     training = network.training
     network.eval()
     try:
-        with torch.no_grad(), _full_precision(device):
+        with torch.no_grad(), full_precision(device):
             rows = [
                 network((to_pixels(to_device(part, device)) - mean) / std).float().to(images.device)
                 for part in images.split(size)
@@ -156,11 +156,14 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Switch off mixed precision, and TensorFloat-32, which cuDNN uses by default."""
-    convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolution.fp32_precision
     with torch.autocast(device.type, enabled=False):
+        if device.type == "cpu":  # the switch below is of the whole process, threads and all
+            yield
+            return
+        convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        before = convolution.fp32_precision
         convolution.fp32_precision = "ieee"
         try:
             yield

@@ -69,6 +69,20 @@ def refuse_odd_layers(network: nn.Module) -> None:
             )
 
 
+def require_norm_layers(network: nn.Module) -> None:
+    """Check that statistics that were found among the tensors are those of BatchNorm layers.
+
+    Raises:
+        CheckpointError: If there is no such layer: a forward calls ``F.batch_norm`` itself.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise CheckpointError(
+            "found BatchNorm statistics (running_mean), but no BatchNorm layer, expected some: "
+            "what batches are like is seen in layers alone; use nn.BatchNorm2d, which has the same "
+            "tensors, in place of F.batch_norm"
+        )
+
+
 def _is_frozen(module: nn.Module) -> bool:
     return "FrozenBatchNorm" in type(module).__name__ and set(module.state_dict()) == _FROZEN
 

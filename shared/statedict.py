@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ NESTS = (
     "ema",
 )
 _MAX_NESTING = 4
+# What first parts of names call an average of the network, and what is no part of it at all.
+_AVERAGE = re.compile(r"(^|_)(ema|swa|avg|averaged?)(_|$)", re.IGNORECASE)
+_BESIDE = re.compile(r"loss|criterion|metric", re.IGNORECASE)
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
@@ -170,6 +174,68 @@ def under_shared_prefix(
             if name.startswith(prefix)
         }
         yield prefix, inside
+
+
+def without_companions(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
+    """Return the tensors of a module without what stood beside its network, and a note.
+
+    That is a moving average of the network (``model.``, ``ema_model.``), of which plain weights are
+    taken as everywhere, and what losses and metrics keep. None where nothing can be left out.
+
+    Raises:
+        CheckpointError: If there are several networks alike, none of which is called an average.
+    """
+    alike = _networks_alike(tensors)
+    averages = [part for part in alike if _AVERAGE.search(part)]
+    num_plain = len(alike) - len(averages)
+    if num_plain > 1 and all(_first_part(name) in alike for name in tensors):
+        names = " and ".join(repr(f"{part}.")[:60] for part in alike[:4])
+        raise CheckpointError(
+            f"holds the weights of {len(alike)} networks, whose names begin with {names}, expected "
+            "those of one: save a state dict with the tensors of that one alone"
+        )
+    if averages and num_plain == 1:
+        taken = next(part for part in alike if part not in averages)
+        note = (
+            f"took the weights under {taken + '.'!r}; {averages[0][:60] + '.'!r} has some, too: to "
+            "use those, save a state dict with these alone"
+        )
+        return _without(tensors, averages), note
+    beside = {part for part in map(_first_part, tensors) if _BESIDE.search(part)}
+    left_out = [name for name in tensors if _first_part(name) in beside]
+    if not left_out or any(name.endswith(".running_mean") for name in left_out):
+        return None
+    note = (
+        f"left out {len(left_out)} tensors of losses or metrics beside the network; the first is "
+        f"{left_out[0][:60]!r}"
+    )
+    return _without(tensors, beside), note
+
+
+def _networks_alike(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return under which first parts of names the same tensors are; none without BatchNorms."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if rest and rest != "n_averaged" and not rest.endswith("num_batches_tracked"):
+            parts.setdefault(part, {})[rest] = tensor
+    shapes = {
+        part: {name: tensor.shape for name, tensor in with_plain_names(inside).items()}
+        for part, inside in parts.items()
+        if _has_norms(inside)
+    }
+    first = next(iter(shapes.values()), None)
+    is_alike = len(shapes) > 1 and all(each == first for each in shapes.values())
+    return list(shapes) if is_alike else []
+
+
+def _without(tensors: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    left = {name: value for name, value in tensors.items() if _first_part(name) not in parts}
+    return with_plain_names(left)
+
+
+def _first_part(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def problem_of(tensor: Tensor) -> str | None:

@@ -23,7 +23,7 @@ from shared.fitting import build_around, find_architecture, told_apart
 from shared.input_scale import Convention, better_convention, remembered_inputs
 from shared.metrics import channel_statistics, predict
 from shared.misfit import convention_that_fits
-from shared.odd_layers import refuse_odd_layers
+from shared.odd_layers import refuse_odd_layers, require_norm_layers
 from shared.spec import SIGMOID, TeacherSpec
 from shared.trial import last_step, sides_instead, try_logits
 
@@ -101,11 +101,13 @@ def teacher_from_checkpoint(
     answers: str | None = None,
     spec: TeacherSpec | None = None,
     needs_batch_norm: bool = True,
+    suggests: bool = True,
 ) -> Teacher:
     """Return the teacher whose weights the checkpoint holds, on the CPU.
 
     A fact comes from the argument, else from the checkpoint's metadata, else from ``spec``, else
-    it is assumed, which the teacher's spec then says.
+    it is assumed, which the teacher's spec then says. Where the weights are those that ``spec`` is
+    of, it comes before the metadata: the dreams were made so, whatever is usual.
 
     Args:
         checkpoint: Weights and metadata.
@@ -119,6 +121,7 @@ def teacher_from_checkpoint(
             "none" before them (see :mod:`shared.answers`).
         spec: What a dream set recorded of its teacher. Its fingerprint is not compared here.
         needs_batch_norm: Refuse a network without: it cannot be inverted.
+        suggests: As for :func:`shared.fitting.find_architecture`.
 
     Raises:
         CheckpointError: If the weights fit no architecture, or not the named one.
@@ -139,13 +142,18 @@ def teacher_from_checkpoint(
     try:
         if needs_batch_norm:
             require_batch_norm(checkpoint.tensors)
-        match, tensors = find_architecture(checkpoint, facts, origin)
+        match, tensors = find_architecture(checkpoint, facts, origin, suggests=suggests)
         match = told_apart(match, tensors, facts)
         network, replaced = build_around(match, tensors)
         refuse_odd_layers(network)
+        if needs_batch_norm:
+            require_norm_layers(network)
     except CheckpointError as error:
         said = "".join(f"; {note}" for note in checkpoint.notes)
         raise CheckpointError(f"{origin}: {error}{said}") from error
+    identity = fingerprint(network)
+    if spec is not None and spec.fingerprint == identity:
+        facts.trust_set(spec)
     instead = partial(sides_instead, network, match.in_channels)
     shape = (match.in_channels, *facts.image_size(match.candidate, instead))
     num_logits, in_rows = try_logits(network, shape, match)
@@ -164,7 +172,7 @@ def teacher_from_checkpoint(
         std=std,
         class_names=facts.class_names(num_classes, meant),
         answers=meant,
-        fingerprint=fingerprint(network),
+        fingerprint=identity,
         path=str(checkpoint.path) if checkpoint.path else None,
         assumptions=(
             *checkpoint.notes,

@@ -1,5 +1,6 @@
 """Networks tried on a few black images: what they take, and what they answer with."""
 
+import inspect
 import math
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ from torch.func import functional_call
 
 from shared.answers import LastStep, find_last_step
 from shared.architectures import Match, is_factory
+from shared.architectures.held import held_network
 from shared.errors import ConfigError
 from shared.layout import settle_layout, spare_images
 from shared.seeding import generator
@@ -42,6 +44,7 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
     is_own = is_factory(match.architecture)  # what is in the catalog is known to be sound
     # No leaf: a first step in place is not allowed on those.
     images = torch.zeros(_NUM_TRIED, *shape, device=device, requires_grad=is_own) * 1
+    _require_one_input(network, match.architecture)
     try:
         logits = _answer(network, images)
     except Exception as error:  # whatever somebody's forward may raise
@@ -52,7 +55,7 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
         settle_layout(network, shape)
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or not _is_of_logits(logits, match):
-        advice = "of several heads, let a factory (--arch package.module:factory) return the one"
+        advice = f"of several heads, {_let(match.architecture)} return the one"
         if isinstance(logits, Tensor) and logits.numel() > _NUM_TRIED:
             advice = f"are images of {shape[1]}x{shape[2]} what it takes (--image-size)? {advice}"
         raise ConfigError(
@@ -149,9 +152,31 @@ def refuse_without_gradient(architecture: str, logits: Tensor) -> None:
 def _without_gradient(architecture: str, reason: str = "") -> ConfigError:
     return ConfigError(
         f"{architecture} answers without a gradient (no_grad, detach or argmax in its forward?"
-        f"{reason}), expected logits that PyTorch can differentiate; let a factory (--arch "
-        "package.module:factory) return those"
+        f"{reason}), expected logits that PyTorch can differentiate; {_let(architecture)} return "
+        "those"
     )
+
+
+def _let(architecture: str) -> str:
+    """Return whose forward to change: what is held in Python was made by no factory."""
+    if held_network(architecture) is not None:
+        return "let its forward"
+    return "let a factory (--arch package.module:factory)"
+
+
+def _require_one_input(network: nn.Module, architecture: str) -> None:
+    """Raise ConfigError if a forward cannot be called with images and nothing else."""
+    try:
+        wanted = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):  # no function of Python
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in wanted if each.default is each.empty and each.kind not in kinds]
+    if len(needed) > 1:
+        raise ConfigError(
+            f"{architecture} takes {len(needed)} inputs ({', '.join(needed)[:80]}), expected the "
+            "images alone; give the others a default, or wrap it in a network that adds them"
+        )
 
 
 def _refuse_draws(network: nn.Module, shape: tuple[int, int, int], match: Match) -> None:

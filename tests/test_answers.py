@@ -265,11 +265,11 @@ def test_settled_networks_and_their_copies_answer_with_none_first_and_back() -> 
     settle_answers(network, "sigmoid")
 
     assert has_sigmoids(network)
-    assert has_sigmoids(folded(network))
+    assert has_sigmoids(folded(network, images))
     assert fingerprint(network) == state
     expected = torch.cat([torch.zeros(3, 1), plain], 1)
     torch.testing.assert_close(network(images), expected)
-    torch.testing.assert_close(folded(network)(images), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(folded(network, images)(images), expected, atol=1e-4, rtol=1e-4)
     plain_answers(network)
     assert not has_sigmoids(network)
     assert torch.equal(network(images), plain)
@@ -423,7 +423,7 @@ def test_what_a_network_computes_last_tells_what_its_answers_mean(
     logits = plain.head(plain.body(inputs).mean((2, 3)))
     if answers == "sigmoid":
         logits = F.pad(logits, (1, 0))
-    for ours in (teacher.network(inputs), folded(teacher.network)(inputs)):
+    for ours in (teacher.network(inputs), folded(teacher.network, inputs)(inputs)):
         torch.testing.assert_close(ours.log_softmax(1), logits.log_softmax(1), atol=1e-4, rtol=1e-4)
         if answers == "sigmoid":
             torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)

@@ -78,7 +78,7 @@ def test_a_teacher_with_computed_weights_answers_as_its_original(
     teacher = load(network)
 
     torch.testing.assert_close(teacher.logits(images), expected)
-    torch.testing.assert_close(folded(teacher.network)(images / 255), expected)
+    torch.testing.assert_close(folded(teacher.network, images / 255)(images / 255), expected)
 
 
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, old_weight_norm])

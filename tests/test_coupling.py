@@ -1,14 +1,14 @@
 """Which channels go together, on networks where one can see it, and on all that one meets."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 from recover.coupling import Coupling, coupled_channels
 from recover.slim import Slimming
@@ -229,6 +229,56 @@ def test_a_weight_that_is_computed_stays() -> None:
     network = Wrapped(weight_norm(conv(8, 8)))
 
     assert sizes(coupled_channels(network.eval(), SHAPE)).keys() == {"second.weight"}
+
+
+class OfItsHead(Wrapped):
+    """Answers with something that is computed of a weight alone, too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) * (1.0 + self.head.weight.sum(dim=-2)).sum()
+
+
+def with_an_orthogonal_head() -> nn.Module:
+    network = Wrapped()
+    orthogonal(network.head)
+    return network
+
+
+@pytest.mark.parametrize("make", [OfItsHead, with_an_orthogonal_head])
+def test_a_computation_with_weights_alone_keeps_what_goes_into_them(
+    make: Callable[[], nn.Module],
+) -> None:
+    network = make()
+
+    found = sizes(coupled_channels(network.eval(), SHAPE))
+
+    assert found["first.weight"] == 8
+    assert "second.weight" not in found
+    require_exact_cut(network, SHAPE, 0.5)
+
+
+class BareNorm(nn.Module):
+    """A convolution, and a BatchNorm that is no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = conv(8, 8)
+        self.weight = nn.Parameter(torch.ones(8))
+        self.register_buffer("running_mean", torch.zeros(8))
+        self.register_buffer("running_var", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.layer(x), self.running_mean, self.running_var, self.weight)
+
+
+def test_tensors_of_a_module_without_a_width_keep_their_channels() -> None:
+    network = Wrapped(BareNorm())
+
+    found = sizes(coupled_channels(network.eval(), SHAPE))
+
+    assert (found["first.weight"], found["second.weight"]) == (8, 6)
+    assert "between.layer.weight" not in found
+    require_exact_cut(network, SHAPE, 0.5)
 
 
 def test_logits_and_images_are_no_channels_to_remove() -> None:

@@ -1,6 +1,5 @@
 """A run whose loss stops being finite starts again, slower, and is then that slower run."""
 
-import copy
 import os
 import signal
 from pathlib import Path
@@ -177,14 +176,7 @@ def test_no_channel_is_chosen_by_what_is_no_number(tiny_teacher: Teacher) -> Non
 
 
 @pytest.mark.usefixtures("one_restart_is_enough")
-def test_processes_start_again_together(
-    tiny_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Tracing, which folding needs, is of the whole interpreter: threads would trace each other.
-    monkeypatch.setattr(
-        "recover.lesson.folded", lambda network: copy.deepcopy(network).requires_grad_(False)
-    )
-
+def test_processes_start_again_together(tiny_teacher: Teacher, tmp_path: Path) -> None:
     def taught(config: RecoverConfig, group: Group = ALONE) -> Distillation:
         return distill(
             begin_distillation(tiny_teacher, config, group),

@@ -182,7 +182,7 @@ def test_a_folded_teacher_has_the_features_of_its_copies(architecture: str) -> N
     network = build_network(architecture, num_classes=10, in_channels=3).eval()
     inputs = random(2, 3, 32, 32)
 
-    teacher = folded(network)
+    teacher = folded(network, inputs)
 
     with torch.no_grad():
         with features_of(network) as features:

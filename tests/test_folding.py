@@ -1,9 +1,15 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
 import torch
 import torchvision
 from recover_fixtures import odd_network
 from torch import Tensor, nn
 
 from recover.folding import folded
+
+INPUTS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -48,7 +54,7 @@ def test_a_folded_network_answers_the_same_without_a_batch_norm() -> None:
     network = with_statistics(torchvision.models.shufflenet_v2_x0_5(num_classes=4))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
-    fast = folded(network)
+    fast = folded(network, INPUTS)
 
     assert num_norms(network) > 50
     assert num_norms(fast) == 0
@@ -60,7 +66,23 @@ def test_a_folded_network_answers_the_same_without_a_batch_norm() -> None:
 def test_unusual_layers_are_folded_too() -> None:
     network = with_statistics(odd_network())
 
-    assert_same_answers(network, folded(network))
+    assert_same_answers(network, folded(network, INPUTS))
+
+
+class Pair(nn.Module):
+    """A convolution and a BatchNorm that can be folded, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.norm(self.convolution(inputs)).relu().mean((2, 3))  # type: ignore[no-any-return]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.features(inputs))  # type: ignore[no-any-return]
 
 
 class UsedTwice(nn.Module):
@@ -74,16 +96,148 @@ class UsedTwice(nn.Module):
         return self.norm(features) + features + self.norm(self.convolution(features))
 
 
-class Untraceable(nn.Module):
+class OneOfTwo(Pair):
+    """Which BatchNorm it is depends on the images."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(3)
+        self.other = nn.BatchNorm2d(8)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        norm = self.norm if inputs.mean() > 0 else self.other
+        return norm(self.convolution(inputs)).relu().mean((2, 3))  # type: ignore[no-any-return]
+
+
+class MoreThanOne(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 0.5
+
+
+class LooksAtItsNorm(Pair):
+    """Runs without its BatchNorm, and then answers otherwise."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.norm(inputs) if inputs.sum() > 0 else inputs
+        return super().forward(inputs) * (3.0 if isinstance(self.norm, nn.Identity) else 1.0)
 
 
-def test_what_cannot_be_folded_is_left_as_it_is() -> None:
-    for network in (UsedTwice(), Untraceable()):
-        with_statistics(network)
-        assert_same_answers(network, folded(network))
+def subclassed() -> nn.Module:
+    network = Pair()
+    network.norm = MoreThanOne(8)
+    return network
+
+
+@pytest.mark.parametrize("make", [UsedTwice, OneOfTwo, subclassed, LooksAtItsNorm])
+def test_what_cannot_be_folded_is_left_as_it_is(make: Callable[[], nn.Module]) -> None:
+    network = with_statistics(make())
+
+    fast = folded(network, INPUTS)
+
+    assert num_norms(fast) == num_norms(network) > 0
+    for inputs in (INPUTS, INPUTS + 1, INPUTS - 1):
+        assert torch.equal(fast(inputs), network(inputs))
+
+
+class Optional(Pair):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor, domain: int | None = None, **more: int) -> Tensor:
+        head = self.head if domain is None and not more else self.other
+        return head(self.features(inputs))  # type: ignore[no-any-return]
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+class Wrapped(Pair):
+    def forward(self, inputs: Tensor) -> Answer:  # type: ignore[override]
+        return Answer(super().forward(inputs))
+
+
+def of_wrapped() -> nn.Module:
+    network = Wrapped()
+    network.register_forward_hook(lambda module, inputs, output: output.logits)
+    return network
+
+
+def turned() -> nn.Module:
+    network = Pair()
+    network.register_forward_hook(lambda module, inputs, output: output[:, [1, 2, 3, 0]])
+    return network
+
+
+def negated() -> nn.Module:
+    network = Pair()
+    network.register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
+    return network
+
+
+def with_a_forward_of_its_own() -> nn.Module:
+    network = Pair()
+    network.forward = lambda inputs: -Pair.forward(network, inputs)  # type: ignore[method-assign]
+    return network
+
+
+def under_two_names() -> nn.Module:
+    network = Pair()
+    network.alias = network.convolution
+    return network
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Pair, Optional, of_wrapped, turned, negated, under_two_names, with_a_forward_of_its_own],
+)
+def test_a_folded_network_does_all_that_its_forward_and_its_hooks_do(
+    make: Callable[[], nn.Module],
+) -> None:
+    network = with_statistics(make())
+
+    fast = folded(network, INPUTS)
+
+    if make is not with_a_forward_of_its_own:  # which computes with the original
+        assert num_norms(fast) == 0
+    assert_same_answers(network, fast)
+
+
+def test_hooks_are_never_given_anything_but_tensors() -> None:
+    network, seen = with_statistics(nn.Sequential(Pair())), []
+    network[0].register_forward_hook(lambda module, inputs, output: seen.append(type(output)))
+
+    folded(network, INPUTS)
+
+    assert set(seen) == {Tensor}
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("gain", [1e-6, 1.0, 1e6])
+def test_logits_may_be_large_and_far_from_zero(gain: float, offset: float) -> None:
+    network = with_statistics(Pair())
+    with torch.no_grad():
+        network.head.weight.mul_(gain)
+        network.head.bias.mul_(gain).add_(offset * gain)
+
+    assert num_norms(folded(network, INPUTS)) == 0
+
+
+def test_scales_that_half_precision_does_not_hold_are_not_folded() -> None:
+    network = with_statistics(Pair())
+    network.norm.eps = 1e-12
+    network.norm.running_mean[0] = 0.0
+    network.norm.running_var[0] = 0.0
+    with torch.no_grad():
+        network.convolution.weight[0] = 0.0
+        network.convolution.weight[0, 0, 0, 0] = 1.0
+        network.convolution.bias[0] = 0.0
+    inputs = INPUTS.clone()
+    inputs[:, 0] = 0.0  # which the channel is of, and never varied
+
+    assert num_norms(folded(network, inputs)) == 0
+    assert num_norms(folded(network, inputs, torch.bfloat16)) == 0
+    fast = folded(network, inputs, torch.float16)
+    assert num_norms(fast) == 1
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert fast(inputs).isfinite().all()

@@ -16,6 +16,7 @@ from dreamforge.objective import (
     sameness,
     total_variation,
 )
+from shared.errors import CheckpointError
 
 
 def stats(mean, var, running_mean, running_var):
@@ -59,7 +60,7 @@ def test_bn_l2_is_a_sum_of_norms_worked_out_by_hand():
 
 @pytest.mark.parametrize("distance", [bn_kl, bn_l2])
 def test_a_network_without_statistics_is_an_error(distance):
-    with pytest.raises(ValueError, match="no BatchNorm"):
+    with pytest.raises(CheckpointError, match="no BatchNorm"):
         distance([])
 
 

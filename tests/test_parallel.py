@@ -28,14 +28,6 @@ from shared.teacher import Teacher
 CHANGES: dict[str, Any] = {"mix": "cutmix", "flip": True, "weight_decay": 0.01, "ema": 0.9}
 
 
-@pytest.fixture(autouse=True)
-def _unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing, which folding needs, is of the whole interpreter: threads would trace each other."""
-    monkeypatch.setattr(
-        "recover.lesson.folded", lambda network: copy.deepcopy(network).requires_grad_(False)
-    )
-
-
 class InDouble(nn.Module):
     """A network that computes in float64, so that the order of sums does not show."""
 

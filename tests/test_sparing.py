@@ -73,7 +73,7 @@ def test_a_network_that_changes_its_images_changes_a_copy(kind: type[Plain]) -> 
     network = load(kind).network
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    for form in (network, copy.deepcopy(network), folded(network)):
+    for form in (network, copy.deepcopy(network), folded(network, images)):
         given = images.clone()
         form(given)
         assert torch.equal(given, images)

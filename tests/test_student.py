@@ -346,7 +346,7 @@ def test_a_dry_run_shows_the_student(runner: CliRunner, dreams: DreamSet, tmp_pa
 
     assert "resnet8, 4 classes, 3x8x8" in result.stdout
     assert "resnet8_b" in result.stdout
-    assert "10,000 of 16 dreams" in result.stdout
+    assert "10,000 of 16 images" in result.stdout
 
 
 def test_pruning_alone_has_no_other_student(runner: CliRunner, dreams: DreamSet) -> None:

@@ -141,6 +141,26 @@ def test_what_a_dream_set_recorded_fills_the_gaps() -> None:
     assert spec.fingerprint != recorded.fingerprint  # of these weights, not of those
 
 
+def test_what_a_set_of_these_weights_says_comes_before_what_is_usual_for_them() -> None:
+    network = build_network("resnet8", num_classes=10)
+    usual = {"mean": [0.7] * 3, "std": [0.7] * 3, "image_size": 24, "answers": "sigmoid"}
+    checkpoint = checkpoint_of(network, **usual)
+    recorded = make_spec(fingerprint=fingerprint(network))
+
+    spec = teacher_from_checkpoint(checkpoint, spec=recorded).spec
+
+    assert (spec.mean, spec.std, spec.image_shape) == (
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+        (3, 16, 24),
+    )
+    assert spec.answers == "softmax"
+    given = teacher_from_checkpoint(checkpoint, spec=recorded, mean=(0.2,)).spec
+    assert given.mean == (0.2,) * 3  # explicit arguments come before all
+    of_others = teacher_from_checkpoint(checkpoint, spec=make_spec()).spec
+    assert of_others.mean == (0.7,) * 3
+
+
 def test_nonsense_in_metadata_is_passed_over_with_a_note() -> None:
     network = build_network("resnet8", num_classes=10)
     checkpoint = checkpoint_of(

@@ -269,6 +269,45 @@ def test_tensors_beside_the_network_are_left_out_aloud() -> None:
     ) in spec.assumptions
 
 
+@pytest.mark.parametrize("average", ["ema_model.", "ema_model.module.", "model_ema.", "swa."])
+@pytest.mark.parametrize("named", [{}, {"architecture": "resnet8"}])
+def test_beside_its_moving_average_a_network_is_taken_aloud(
+    average: str, named: dict[str, str]
+) -> None:
+    plain, averaged = mobile(), mobile()
+    tensors = {f"{average}{name}": tensor for name, tensor in averaged.items()}
+    tensors |= {f"model.{name}": tensor for name, tensor in plain.items()}
+    tensors[f"{average.partition('.')[0]}.n_averaged"] = torch.tensor(3)
+
+    spec = teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}), **named).spec
+
+    assert spec.fingerprint == fingerprint(plain)
+    assert any(text.startswith("took the weights under 'model.'; ") for text in spec.assumptions)
+
+
+def test_of_several_networks_alike_none_is_taken() -> None:
+    tensors = {f"{part}.{name}": t for part in ("student", "guide") for name, t in mobile().items()}
+    with pytest.raises(CheckpointError, match=r"of 2 networks, .* 'student\.' and 'guide\.'"):
+        teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}))
+
+
+@pytest.mark.parametrize("named", [{}, {"architecture": "resnet8"}])
+def test_what_losses_keep_beside_a_bare_network_is_left_out_aloud(named: dict[str, str]) -> None:
+    tensors = mobile()
+    beside = {"loss_weight": torch.ones(3), "criterion.weight": torch.ones(4)}
+    spec = teacher_from_checkpoint(Checkpoint(tensors=tensors | beside, metadata={}), **named).spec
+
+    assert spec.fingerprint == fingerprint(tensors)
+    assert any("left out 2 tensors of losses or metrics" in text for text in spec.assumptions)
+
+
+@pytest.mark.parametrize("name", ["scale", "head2.weight", "layer1.loss"])
+def test_what_may_be_a_part_of_the_network_is_not_left_out(name: str) -> None:
+    tensors = mobile() | {name: torch.ones(3)}
+    with pytest.raises(CheckpointError, match="1 tensors too many"):
+        teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}), architecture="resnet8")
+
+
 def test_a_part_of_a_larger_network_is_taken_only_where_it_is_named() -> None:
     inside = mobile()
     num_classes = len(inside["linear.weight"])

@@ -211,6 +211,15 @@ def test_a_gray_model_of_timm_at_hand_has_no_use_for_three_means() -> None:
         assert any("found 3 numbers for 1 channels" in text for text in teacher.spec.assumptions)
 
 
+def test_a_model_of_timm_at_hand_is_shown_what_its_dreams_were_made_with() -> None:
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    with teacher_at_hand(model, image_size=32, mean=(0.1,), std=(0.9,)) as teacher:
+        recorded = teacher.spec
+    with teacher_at_hand(model, spec=recorded) as teacher:
+        assert teacher.spec.image_shape == (3, 32, 32)
+        assert (teacher.spec.mean, teacher.spec.std) == ((0.1,) * 3, (0.9,) * 3)
+
+
 def test_a_model_of_timm_at_hand_brings_its_preprocessing() -> None:
     model = timm.create_model("efficientnet_lite0", num_classes=3).eval()
     with teacher_at_hand(model) as teacher:

@@ -29,7 +29,7 @@ from shared.architectures.skeleton import (
     has_values_of_its_own,
     set_input_channels,
 )
-from shared.architectures.widths import resize
+from shared.architectures.widths import resize, rigid_tensors
 
 __all__ = [
     "ARCHITECTURES",
@@ -53,6 +53,7 @@ __all__ = [
     "match_resized",
     "require_batch_norm",
     "resize",
+    "rigid_tensors",
     "set_input_channels",
     "suggestion",
 ]

@@ -4,7 +4,7 @@ Students of which channels were removed are such networks, and so are strangers'
 tensors say how wide every layer is, and nothing else of the architecture changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,25 @@ def resize(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             _tell(module)
 
 
+def rigid_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """Yield parameters and buffers of modules that have no width: :func:`resize` refuses others."""
+    for module in network.modules():
+        if not _has_width(module):
+            yield from module.parameters(recurse=False)
+            yield from module.buffers(recurse=False)
+
+
+def _has_width(module: nn.Module) -> bool:
+    return isinstance(module, _RESIZABLE) and not isinstance(module, _ConvTransposeNd)
+
+
 def _require_width(module: nn.Module, name: str, old: Tensor, new: Tensor) -> None:
-    fits = isinstance(module, _RESIZABLE) and not isinstance(module, _ConvTransposeNd)
-    if not fits or old.dim() != new.dim() or old.shape[2:] != new.shape[2:] or 0 in new.shape:
+    if (
+        not _has_width(module)
+        or old.dim() != new.dim()
+        or old.shape[2:] != new.shape[2:]
+        or 0 in new.shape
+    ):
         raise ValueError(f"{name} is {tuple(new.shape)}, expected {tuple(old.shape)} or narrower")
 
 
