@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CONTEXT = {"auto_envvar_prefix": "RECOVER", "help_option_names": ["-h", "--help"]}
 
 
-@click.group(cls=Tool, context_settings=CONTEXT)
+@click.group(cls=Tool, context_settings=CONTEXT, resumed=("run", "sweep", "prune"))
 @click.version_option(package_name="dreamforge-recover", prog_name="recover")
 def main() -> None:
     """Prune a copy of a classifier and bring it back on a dream set: no training data needed.
