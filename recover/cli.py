@@ -58,7 +58,7 @@ def main() -> None:
 )
 @recovery_options()
 @BUDGET
-@click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
+@click.option("--overwrite", is_flag=True, help="replace the run in --out, once this is finished")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
 def run(

@@ -54,12 +54,15 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     remarks = []
     for path in paths:
         folders = _run_folders(path)
+        finished = [folder for folder in folders if RunFolder.to_read(folder).is_finished]
         for folder in folders:
-            if RunFolder(folder, {}).is_finished:
-                results[folder.resolve()] = read_result(folder)
-            else:
+            if folder not in finished:
                 remarks.append(f"{folder} is not finished and left out")
-        if not any(RunFolder(folder, {}).is_finished for folder in folders):
+                continue
+            results[folder.resolve()] = read_result(folder)
+            if not RunFolder(folder, {}).is_finished:
+                remarks.append(f"{folder}: the run that is to replace this one is not finished")
+        if not finished:
             raise InputFileError(
                 f"{path}: no finished run in it; expected a folder of recover run or recover sweep"
             )
@@ -99,7 +102,7 @@ def read_result(folder: Path) -> Result:
     return Result(
         folder=folder,
         report=read_report(folder),
-        losses=_read_losses(RunFolder(folder, {}).metrics),
+        losses=_read_losses(RunFolder.to_read(folder).metrics),
     )
 
 
@@ -109,7 +112,7 @@ def read_report(folder: Path) -> RecoveryReport:
     Raises:
         InputFileError: If it is missing or damaged.
     """
-    path = RunFolder(folder, {}).report
+    path = RunFolder.to_read(folder).report
     try:
         record = parse_json(path.read_bytes())
     except (OSError, DreamSetError) as error:
@@ -119,7 +122,7 @@ def read_report(folder: Path) -> RecoveryReport:
 
 def _run_folders(path: Path) -> list[Path]:
     def is_run(folder: Path) -> bool:
-        run = RunFolder(folder, {})
+        run = RunFolder.to_read(folder)
         return run.is_finished or run.checkpoint.exists()
 
     if is_run(path):

@@ -1,15 +1,14 @@
 """Whatever a command with ``--overwrite`` is stopped by, a whole set is there, old or new."""
 
 import errno
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dreamset_fixtures import tiny_dreams, write_dream_set, write_packed_set
+from killing import Killed, kill_at
 
 from dreamforge import merge as merging
 from dreamforge.forge import synthesize
@@ -20,35 +19,6 @@ from dreamforge.verify import verify
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamforgeError, DreamSetError, IncompatibleError
 from shared.files import next_of
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing is cleaned up after it."""
-
-
-def kill_at(number: int, patch: pytest.MonkeyPatch) -> None:
-    """End the process before its change number ``number`` to a name in the file system."""
-    changes = 0
-
-    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal changes
-            if changes >= number:
-                raise Killed
-            changes += 1
-            return change(*args, **options)
-
-        return call
-
-    def rmtree(path: Path, ignore_errors: bool = False) -> None:
-        if changes < number:
-            remove_folder(path, ignore_errors=ignore_errors)
-
-    remove_folder = shutil.rmtree
-    patch.setattr(os, "replace", dying(os.replace))
-    for name in ("replace", "rename", "unlink"):
-        patch.setattr(Path, name, dying(getattr(Path, name)))
-    patch.setattr(shutil, "rmtree", rmtree)
 
 
 def write_old(folder: Path, num_shards: int) -> Path:
