@@ -10,11 +10,11 @@ import torch
 
 from dreamforge.overwrite import files_of, refuse_sources
 from dreamforge.replacing import new_set
+from shared.confidence import first_confidences, recognised
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.manifest import Manifest, shard_names
-from shared.metrics import accuracy
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.shards import write_index, write_shard
 from shared.spec import TeacherSpec
@@ -103,7 +103,7 @@ def _write_shards(
         }
         shards.append(write_shard(out.with_name(name), dreams, attributes, compression=compression))
         labels.append(dreams.labels)
-        answers.append(_answers(dreams))
+        answers.append(_answers(dreams, rows.teacher.answers))
         progress(Progress(stage="write", done=number + 1, total=num_shards, unit="shards"))
     manifest = Manifest(
         num_images=rows.num_images,
@@ -165,12 +165,11 @@ def derived_provenance(sources: Sequence[DreamSet], facts: Mapping[str, Any]) ->
     return {**facts, **derived}
 
 
-def _answers(dreams: DreamBatch) -> tuple[float, float, float]:
-    """Return the sums over rows of accuracy, confidence and loss."""
-    logits = dreams.logits.float()
-    confidence = logits.softmax(1).amax(1).sum().item()
-    num_right = accuracy(logits, dreams.labels) * len(dreams)
-    return num_right, confidence, dreams.loss.double().sum().item()
+def _answers(dreams: DreamBatch, answers: str) -> tuple[float, float, float]:
+    """Return the sums over rows of labels recognised, confidence and loss."""
+    confidence = first_confidences(dreams.logits, answers).sum().item()
+    share_right = float(recognised(dreams.logits, dreams.labels, answers).float().mean())
+    return share_right * len(dreams), confidence, dreams.loss.double().sum().item()
 
 
 def _quality(answers: Sequence[tuple[float, float, float]], num_images: int) -> dict[str, float]:

@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreamforge.card_texts import KIND, LIMITS, PRIVACY, PURPOSE, WHAT
+from dreamforge.card_texts import KIND, LIMITS, ONE_SIGMOID, PRIVACY, PURPOSE, SIGMOIDS, WHAT
 from dreamforge.info import describe
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.files import sha256_of, write_json, write_text
 from shared.manifest import printable
+from shared.spec import SIGMOID
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _HUB_LICENSES = {  # SPDX, lower case, where the hub knows it
@@ -75,6 +76,7 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
             f"{facts['num_images']:,} of {width}x{height} pixels, {channels} channels, uint8",
         ),
         ("classes", f"{facts['num_classes_present']:,} of {facts['num_classes']:,}"),
+        *([("answers", meaning)] if (meaning := _meaning(facts)) else []),
         ("teacher", f"{_code(teacher['architecture'])}, {_code(teacher['fingerprint'])}"),
         ("method", f"{_code(facts['method'])}, {_code(facts['steps'])} steps"),
         ("teacher's accuracy on it", _percent(facts["quality"].get("teacher_accuracy"))),
@@ -137,6 +139,7 @@ def croissant_of(
         "description": (
             f"{facts['num_images']} {KIND[facts['synthetic']]} with "
             f"labels and logits of a {printable(teacher['architecture'])} classifier."
+            f" {_meaning(facts)}".rstrip()
         ),
         "license": _license_url(facts["license"]),
         "url": url or f"urn:sha256:{facts['digest']}",
@@ -200,6 +203,13 @@ def _front_matter(path: Path, facts: dict[str, Any], title: str) -> str:
         files = [{"split": "train", "path": f"{path.stem}-*-of-*.h5"}]
         head["configs"] = [{"config_name": "default", "data_files": files}]
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+
+
+def _meaning(facts: dict[str, Any]) -> str:
+    """Return what the answers of sigmoids mean; a softmax goes without saying."""
+    if facts["teacher"].get("answers") != SIGMOID:
+        return ""
+    return SIGMOIDS if facts["num_classes"] > 2 else ONE_SIGMOID
 
 
 def _size(num_images: int) -> str:

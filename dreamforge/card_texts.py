@@ -21,6 +21,14 @@ _UNKNOWN = (
     "The set does not say whether its images are synthetic. Treat them as real ones: what their "
     "source allows, and the rights of the people in them, decide what may be done with them."
 )
+SIGMOIDS = (
+    "Sigmoids: classes from 1 on are findings, of which an image may show several at once. A label "
+    "names one of them, or none (0); the logit of none, the first, is implied and always 0."
+)
+ONE_SIGMOID = (
+    "A sigmoid: an image shows what class 1 is, or not (class 0); the logit of class 0 is implied "
+    "and always 0."
+)
 
 WHAT = {True: "Dreams made from", False: "Real images labeled by", None: "Images labeled by"}
 KIND = {True: "synthetic images", False: "real images", None: "images of unknown origin"}

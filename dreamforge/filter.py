@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dreamforge.assemble import Rows, derived_provenance, refuse_itself, write_set
 from dreamforge.overwrite import files_of
-from dreamforge.preview import confidences
+from dreamforge.preview import answers_of
+from shared.confidence import confidences, recognised
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.manifest import Manifest
@@ -23,7 +24,7 @@ class Criteria:
 
     Attributes:
         min_confidence: The teacher's probability of the label, in [0, 1], at least.
-        agree: Whether the teacher's answer must be the label.
+        agree: Whether the teacher must recognise the label (:func:`shared.confidence.recognised`).
         per_class: At most so many of each class, the most confident ones.
         num_images: At most so many in all, as balanced as the classes allow, the most confident
             ones of each.
@@ -54,13 +55,13 @@ class Criteria:
 
 def choose(dreams: DreamSet, criteria: Criteria) -> Tensor:
     """Return the rows that meet the criteria, ascending int64; possibly none."""
-    labels, scores = dreams.labels, confidences(dreams)
+    labels = dreams.labels
+    scores = torch.cat([confidences(*answer) for answer in answers_of(dreams)])
     keep = torch.ones(len(labels), dtype=torch.bool)
     if criteria.min_confidence is not None:
         keep &= scores >= criteria.min_confidence
     if criteria.agree:
-        answers = torch.cat([logits.float().argmax(1) for logits in dreams.columns("logits")])
-        keep &= answers == labels
+        keep &= torch.cat([recognised(*answer) for answer in answers_of(dreams)])
     rows = keep.nonzero().flatten()
     ranks = _ranks(labels[rows], scores[rows])
     if criteria.per_class is not None:

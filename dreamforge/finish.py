@@ -11,9 +11,9 @@ from dreamforge.journal import Journal, Spent
 from dreamforge.plan import ShardPlan
 from dreamforge.resume import read_finished, refuse_other_runs
 from shared.checkpoint import to_safetensors
+from shared.confidence import first_confidences, recognised
 from shared.files import sha256_of
 from shared.manifest import Manifest, ShardInfo
-from shared.metrics import accuracy
 from shared.provenance import is_reproducible_build
 from shared.shards import read_shard, read_teacher, write_index
 from shared.teacher import Teacher
@@ -45,7 +45,7 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
     spec = facts.teacher.spec
     if embed and spec.path is not None:  # nobody will look there: folders' names stay at home
         spec = replace(spec, path=Path(spec.path).name)
-    labels, quality = _answers(facts.shards)
+    labels, quality = _answers(facts.shards, spec.answers)
     manifest = Manifest(
         num_images=sum(info.num_images for info in infos),
         shards=infos,
@@ -90,7 +90,7 @@ def _provenance(facts: Mapping[str, Any], spent: Spent, before: Manifest | None)
     return whole
 
 
-def _answers(shards: Sequence[ShardPlan]) -> tuple[torch.Tensor, dict[str, float]]:
+def _answers(shards: Sequence[ShardPlan], answers: str) -> tuple[torch.Tensor, dict[str, float]]:
     """Return all labels, and figures over the stored logits; one shard in memory at a time."""
     columns = []
     for shard in shards:
@@ -98,7 +98,7 @@ def _answers(shards: Sequence[ShardPlan]) -> tuple[torch.Tensor, dict[str, float
         columns.append((dreams.labels, dreams.logits, dreams.loss))
     labels, logits, loss = (torch.cat(column) for column in zip(*columns, strict=True))
     return labels, {
-        "teacher_accuracy": accuracy(logits.float(), labels),
-        "mean_confidence": logits.float().softmax(1).amax(1).mean().item(),
+        "teacher_accuracy": float(recognised(logits, labels, answers).float().mean()),
+        "mean_confidence": first_confidences(logits, answers).mean().item(),
         "mean_loss": loss.mean().item(),
     }

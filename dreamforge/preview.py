@@ -1,5 +1,6 @@
 """A contact sheet: some dreams of some classes, as a picture to look at."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from shared.confidence import confidences
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.manifest import printable
@@ -150,16 +152,15 @@ def _scores(dreams: DreamSet, sort: str) -> tuple[Tensor, str]:
         return torch.rand(dreams.num_images, generator=generator(0, "preview")), ""
     if sort == "loss":
         return -torch.cat(list(dreams.columns("loss"))), "loss"
-    return confidences(dreams), "conf."
+    parts = [confidences(*answer) for answer in answers_of(dreams)]
+    return torch.cat(parts), "conf."
 
 
-def confidences(dreams: DreamSet) -> Tensor:
-    """Return the probability that the teacher gives each row's label: float32 ``(N,)``."""
-    parts = []
+def answers_of(dreams: DreamSet) -> Iterator[tuple[Tensor, Tensor, str]]:
+    """Yield shard by shard the teacher's logits, the labels, and what the logits are for."""
     for number, logits in enumerate(dreams.columns("logits")):
         labels = dreams.labels[slice(*dreams.shard_rows(number))]
-        parts.append(logits.float().softmax(1).gather(1, labels[:, None])[:, 0])
-    return torch.cat(parts)
+        yield logits, labels, dreams.manifest.teacher.answers
 
 
 def _titles(dreams: DreamSet, sort: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recover.measures import measure_of, remark_on_counts, value_of
+from recover.measures import measure_of, on_same_images, remark_on_images, value_of
 from recover.results import Result
 
 REAL_IMAGES = "real images"
@@ -28,7 +28,9 @@ def comparable(results: Sequence[Result], bounds: Sequence[Result]) -> list[Resu
     measure = measure_of(results)
     known = [result for result in bounds if value_of(result.report.recovered, measure) is not None]
     if measure == "accuracy":
-        return known
+        return [
+            bound for bound in known if all(on_same_images(bound, result) for result in results)
+        ]
     sets = {_dreams(result) for result in results}
     return [result for result in known if sets == {_dreams(result)}]
 
@@ -49,7 +51,7 @@ def remarks_on(results: Sequence[Result], bounds: Sequence[Result] = ()) -> list
     """Return what a reader must know of how the runs of a report were measured."""
     return [
         *_on_runs(results),
-        *remark_on_counts([*results, *bounds]),
+        *remark_on_images([*results, *bounds]),
         *_on_bounds(results, bounds),
     ]
 
@@ -70,10 +72,10 @@ def _on_bounds(results: Sequence[Result], bounds: Sequence[Result]) -> Iterable[
     used = comparable(results, bounds)
     left_out = [result for result in bounds if result not in used]
     if left_out:
-        on = "real images" if measure_of(results) == "accuracy" else "the same held-out dreams"
+        images = "real images" if measure_of(results) == "accuracy" else "held-out dreams"
         yield (
-            f"no gap to {_names(left_out)}: not judged on {on} as the runs are; judge all of them "
-            "with --eval-data"
+            f"no gap to {_names(left_out)}: not judged on the same {images} as the runs are; judge "
+            "all of them with the same --eval-data"
         )
     if used and _starts_warm(results) != _starts_warm(used):
         yield (

@@ -116,8 +116,7 @@ def choose_steps(
         write: Record the choice.
 
     Raises:
-        IncompatibleError: If an unfinished run of other arguments is in the folder.
-        ConfigError: If a finished one is.
+        IncompatibleError: If a run of other arguments is in the folder.
         InputFileError: If the record there cannot be read.
     """
     path = RunFolder(folder, {}).budget
@@ -167,8 +166,7 @@ def _recorded(folder: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | Non
     """Return what an earlier call chose, None if none did.
 
     Raises:
-        IncompatibleError: If it chose for something else, or a run here goes on without a budget.
-        ConfigError: Likewise, of a finished run.
+        IncompatibleError: If it chose for something else, or a run here has no budget.
         InputFileError: If the record cannot be read.
     """
     again = "repeat its command for what is left to do, or start again with --overwrite"
@@ -176,7 +174,7 @@ def _recorded(folder: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | Non
     path, is_finished = run.budget, run.is_finished
     if not path.exists():
         if is_finished:
-            raise ConfigError(
+            raise IncompatibleError(
                 f"--out {folder}: holds a finished run without --budget; choose another "
                 "folder or --overwrite it"
             )
@@ -195,7 +193,7 @@ def _recorded(folder: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | Non
         ) from error
     changes = changed_arguments(before, dict(arguments))
     if changes and is_finished:
-        raise ConfigError(
+        raise IncompatibleError(
             f"--out {folder}: holds a finished run with {', '.join(changes[:3])}; choose "
             "another folder or --overwrite it"
         )

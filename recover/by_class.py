@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recover.report import ClassRecord
+from shared.confidence import said
 
 
 def class_records(
@@ -51,50 +52,43 @@ def finding_records(
 ) -> tuple[ClassRecord, ...]:
     """Return one record for none and one per finding, of which an image may show several.
 
-    A finding is there where its logit is above 0. What is taken for another is counted by the
-    student's first choice.
+    A finding is there where its logit is above 0. It is taken for what the student gives and the
+    teacher does not, on the images where the student alone misses it: none, or other findings.
 
     Args:
         logits: The student's ``(N, 1 + C)``, the first of them 0.
         teacher_logits: Likewise.
         labels: int64 ``(N,)``; or int8 ``(N, C)``: 1 present, 0 absent, -1 not known; or None.
     """
-    student, teacher = _said(logits), _said(teacher_logits)
+    student, teacher = said(logits), said(teacher_logits)
     truth = None if labels is None else _true(labels, logits.shape[1])
-    first = logits.argmax(1)
     return tuple(
-        _finding_record(label, teacher[:, label], student[:, label], first, truth)
-        for label in range(logits.shape[1])
+        _finding_record(label, teacher, student, truth) for label in range(logits.shape[1])
     )
 
 
 def _finding_record(
-    label: int, teacher: Tensor, student: Tensor, first: Tensor, truth: Tensor | None
+    label: int, teacher: Tensor, student: Tensor, truth: Tensor | None
 ) -> ClassRecord:
-    num_images = int(teacher.sum())
-    others = first[teacher & ~student].bincount()
+    given = teacher[:, label]
+    instead = (student & ~teacher)[given & ~student[:, label]].sum(0)
+    num_confused = int(instead.max())
     on_truth: dict[str, Any] = {}
     if truth is not None:
         rows = truth[:, label]
         on_truth = {
             "num_labelled": int(rows.sum()),
-            "teacher_accuracy": _share(teacher[rows]),
-            "accuracy": _share(student[rows]),
+            "teacher_accuracy": _share(given[rows]),
+            "accuracy": _share(student[rows, label]),
         }
     return ClassRecord(
         label=label,
-        num_images=num_images,
-        agreement=_share(student[teacher]),
-        confused_with=int(others.argmax()) if len(others) else None,
-        num_confused=int(others.max()) if len(others) else 0,
+        num_images=int(given.sum()),
+        agreement=_share(student[given, label]),
+        confused_with=int(instead.argmax()) if num_confused else None,
+        num_confused=num_confused,
         **on_truth,
     )
-
-
-def _said(logits: Tensor) -> Tensor:
-    """Return bool ``(N, 1 + C)``: no finding at all, and each of them."""
-    found = logits[:, 1:] > 0
-    return torch.cat([~found.any(1, keepdim=True), found], dim=1)
 
 
 def _true(labels: Tensor, num_classes: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recover.measures import remark_on_counts
+from recover.measures import remark_on_images
 from recover.report import StageRecord
 from recover.results import Result, find_results, require_one_teacher
 from recover.tables import NOTHING, Table, level_of, percent
@@ -70,7 +70,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         correlation=_correlation(ranked),
         correlation_at_level=_correlation_at_level(ranked),
         num_ranked=len(ranked),
-        remarks=(*remarks, *_remarks(results), *remark_on_counts(results)),
+        remarks=(*remarks, *_remarks(results), *remark_on_images(results)),
     )
 
 

@@ -11,7 +11,7 @@ from recover.importance import prunable_weights
 from recover.masks import num_nonzero
 from recover.report import ClassRecord, StageRecord
 from recover.selection import likeness, varied
-from shared.metrics import accuracy, agreement, mean_auroc, predict
+from shared.metrics import agreement, known_accuracy, mean_auroc, predict
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.spec import SIGMOID, TeacherSpec
 from shared.teacher import Teacher
@@ -164,7 +164,7 @@ def _marks(exam: Exam | None, logits: Tensor | None) -> tuple[float | None, floa
     """Return accuracy and agreement, each None where it cannot be known."""
     if exam is None or logits is None:
         return None, None
-    right = None if exam.labels is None else accuracy(logits, exam.labels)
+    right = None if exam.labels is None else known_accuracy(logits, exam.labels)
     if exam.teacher_logits is None:
         return right, None
     return right, agreement(logits, exam.teacher_logits)

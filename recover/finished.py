@@ -11,7 +11,7 @@ from recover.results import read_report
 from recover.student import origin_of_student
 from recover.unlabeled import unlabeled_of
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError
+from shared.errors import IncompatibleError
 from shared.evaldata import EvalData
 from shared.teacher import Teacher
 
@@ -33,14 +33,14 @@ def finished_report(
         out: Folder of a finished run.
 
     Raises:
-        ConfigError: If it was made with other arguments.
+        IncompatibleError: If it was made with other arguments.
         InputFileError: If its report cannot be read.
     """
     report = read_report(out)
     asked = asked_arguments(config, teacher, dreams, eval_data)
     changes = changed_arguments(arguments_of(report), asked)
     if changes:
-        raise ConfigError(
+        raise IncompatibleError(
             f"--out {out}: holds a finished run with {', '.join(changes[:3])}; choose another "
             "folder or --overwrite it"
         )

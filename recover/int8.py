@@ -32,7 +32,7 @@ from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.evaldata import EvalData
 from shared.files import atomic_path
-from shared.metrics import accuracy, agreement, mean_auroc
+from shared.metrics import agreement, known_accuracy, mean_auroc
 from shared.progress import ProgressCallback, ignore_progress
 from shared.seeding import generator
 from shared.teacher import Teacher
@@ -44,9 +44,9 @@ _HOLDOUT = 0.1  # of a set that the student was not taught on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """On real images, in [0, 1]; ``auroc`` is None where there is no such curve."""
+    """On real images, in [0, 1]; None where there is no such figure."""
 
-    accuracy: float
+    accuracy: float | None
     auroc: float | None
 
 
@@ -222,7 +222,9 @@ class _Program(nn.Module):
 
 def _marks(classifier: Teacher, real: EvalData) -> Marks:
     logits = classifier.logits(real.images)
-    return Marks(accuracy=accuracy(logits, real.labels), auroc=mean_auroc(logits, real.labels))
+    return Marks(
+        accuracy=known_accuracy(logits, real.labels), auroc=mean_auroc(logits, real.labels)
+    )
 
 
 def _seconds(run: Run, images: Tensor) -> float:

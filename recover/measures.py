@@ -39,13 +39,38 @@ def judged_on_real(result: Result) -> bool:
     return count_of(result, "num_eval_images") > 0
 
 
-def remark_on_counts(results: Sequence[Result]) -> list[str]:
-    """Return a sentence if the runs' accuracies are of different numbers of real images."""
+def on_same_images(first: Result, second: Result) -> bool:
+    """Return whether two runs may have been judged on the same real images, with the same labels.
+
+    Of reports of earlier versions, and of runs without such images, nothing else is known.
+    """
+    both = (first, second)
+    return all(len(_known(both, name)) < 2 for name in ("num_eval_images", "eval_data_digest"))
+
+
+def judged_alike(first: Result, second: Result) -> bool:
+    """Return whether the classes of two runs were measured on the same kind of images."""
+    same = judged_on_real(first) == judged_on_real(second)
+    return same and on_same_images(first, second)
+
+
+def remark_on_images(results: Sequence[Result]) -> list[str]:
+    """Return a sentence if the runs' accuracies are of different real images."""
     counts = sorted({count_of(result, "num_eval_images") for result in results} - {0})
-    if len(counts) < 2:
-        return []
-    listed = ", ".join(map(str, counts))
-    return [f"the runs were judged on different numbers of real images ({listed})"]
+    if len(counts) > 1:
+        listed = ", ".join(map(str, counts))
+        return [f"the runs were judged on different numbers of real images ({listed})"]
+    if len(_known(results, "eval_data_digest")) > 1:
+        return [
+            "the runs were judged on different real images, or on ones with different labels; "
+            "accuracies compare on the same --eval-data"
+        ]
+    return []
+
+
+def _known(results: Sequence[Result], name: str) -> set[str]:
+    """Return what the reports that know it have there; text, whatever is in a file."""
+    return {str(found) for result in results if (found := result.fact(name))}
 
 
 def _count(results: Sequence[Result], *path: str) -> str:

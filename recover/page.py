@@ -8,9 +8,10 @@ from recover import figures
 from recover.bounds import REAL_IMAGES, bound_name, comparable
 from recover.costs import NOTE
 from recover.figures import Line
-from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
+from recover.measures import judged_alike, judged_on_real, measure_of, value_of, what_is_measured
 from recover.origin import facts_of_origin, subtitle
-from recover.results import Result, most_pruned
+from recover.page_texts import chosen_of, words_for_stages
+from recover.results import Result
 from recover.series import curves, line_of, series
 from recover.tables import (
     Table,
@@ -22,6 +23,7 @@ from recover.tables import (
     layers_table,
     levels_table,
     percent,
+    with_classes,
 )
 
 STAGES = ("pruned", "repaired", "recovered")
@@ -76,17 +78,17 @@ def compose(
         preview: PNG of the dreams.
         remarks: On what was left out.
     """
-    shown = curves(results)
+    shown, measure = curves(results), measure_of(results)
     parts = (
         _results(results, bounds, remarks),
-        _stages(shown),
+        _stages(shown, measure),
         _losses(shown),
-        _layers(shown),
-        _classes(shown),
+        _layers(shown, results),
+        _classes(shown, results),
         _costs(results),
         _preview(preview, results),
         _provenance(results, bounds),
-        _settings(most_pruned(results)),
+        _settings(results),
     )
     sections = tuple(part for part in parts if part is not None)
     return Page(title=title, subtitle=subtitle(results[0]), sections=sections)
@@ -101,7 +103,7 @@ def _results(
     lines = [line_of(name, runs, measure) for name, runs in series(results).items()]
     if known_bounds:
         lines.append(line_of(f"{bound} (bound)", known_bounds, measure, is_bound=True))
-    text = list(_words_for_stages(results))
+    text = list(words_for_stages(results))
     if known_bounds:
         meaning = (
             "Real images: the same runs with real images in place of dreams; the gap, in points, "
@@ -122,39 +124,8 @@ def _results(
     )
 
 
-def _words_for_stages(results: Sequence[Result]) -> Iterator[str]:
-    if all("taught" in run.report.shown_stages for run in results):
-        yield (
-            "Untaught: the student as it starts, with random weights or those of its checkpoint. "
-            "Taught: after distillation on the dreams, as it was saved."
-        )
-        return
-    has_cut = any(run.report.config.get("channels") is not None for run in results)
-    without = "without its least important channels"
-    if not are_other_students(results):
-        also = f", or {without} where it says how many are left" if has_cut else ""
-        without = f"with its least important weights set to zero{also}"
-    yield (
-        f"Pruned: the teacher {without}. "
-        "Repaired: with its BatchNorm statistics measured again, forward only. "
-        "Recovered: after distillation, the student that was saved."
-    )
-    if any(run.report.starts_warm for run in results):
-        yield (
-            "Each level starts from the student of the level below it, and so has the steps of "
-            "those below, too: pruned and repaired are that student, pruned further."
-        )
-    others = [run.report.student for run in results if "taught" in run.report.shown_stages]
-    if others:
-        yield (
-            f"{', '.join(dict.fromkeys(map(str, others)))}: no copy of the teacher but a network "
-            "of its own; pruned is what it starts as, recovered what it was taught."
-        )
-
-
-def _stages(results: Sequence[Result]) -> Section | None:
+def _stages(results: Sequence[Result], measure: str) -> Section | None:
     results = [result for result in results if result.report.student is None]
-    measure = measure_of(results)
     values = [
         (stage, [value_of(result.report.stages[stage], measure) for result in results])
         for stage in STAGES
@@ -196,9 +167,9 @@ def _losses(results: Sequence[Result]) -> Section | None:
     return Section(title="Distillation loss", paragraphs=(text,), figure=figures.losses(lines))
 
 
-def _layers(results: Sequence[Result]) -> Section | None:
+def _layers(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | None:
     # A student that was never to be pruned has nothing to show here.
-    results = [run for run in results if run.report.student is None or run.report.sparsity > 0]
+    results = [run for run in shown if run.report.student is None or run.report.sparsity > 0]
     if not results:
         return None
     lines = [
@@ -213,7 +184,7 @@ def _layers(results: Sequence[Result]) -> Section | None:
         title="Which layers are pruned",
         paragraphs=(
             "Every convolution and linear layer, by how much of it is zero.",
-            *_extremes(most_pruned(results)),
+            *_extremes(*chosen_of(results, all_runs)),
         ),
         figure=figures.by_layer(lines),
         tables=(layers_table(results),),
@@ -221,13 +192,13 @@ def _layers(results: Sequence[Result]) -> Section | None:
     )
 
 
-def _extremes(result: Result) -> Iterator[str]:
+def _extremes(result: Result, label: str) -> Iterator[str]:
     layers = sorted(result.report.layers, key=lambda layer: _pruned(layer.shape, layer.kept))
     if len(layers) > 1:
         least, most = (
             f"{e.name} ({percent(_pruned(e.shape, e.kept))})" for e in layers[:: len(layers) - 1]
         )
-        yield f"Of the most pruned network, {least} loses the smallest part, {most} the largest."
+        yield f"Of {label}, {least} loses the smallest part, {most} the largest."
 
 
 def _pruned(shape: Sequence[int], kept: int) -> float:
@@ -237,19 +208,20 @@ def _pruned(shape: Sequence[int], kept: int) -> float:
     return 1 - kept / max(size, 1)
 
 
-def _classes(results: Sequence[Result]) -> Section | None:
-    table = classes_table(results)
-    if table is None:
+def _classes(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | None:
+    measured = with_classes(shown, measure_of(all_runs))
+    if not measured:
         return None
-    measured = [result for result in results if result.report.classes]
-    on_real = judged_on_real(measured[-1])
+    chosen, label = chosen_of(measured, all_runs)
+    on_real = judged_on_real(chosen)
     text = (
         f"Of the {'real images' if on_real else 'held-out dreams'} that the teacher puts into a "
         "class, how many the student puts there, too; the classes that pay most come first. "
-        "Taken for: what the student of the last of these columns says instead."
+        f"Taken for: what the student says instead, that of {label}."
     )
-    if any(judged_on_real(result) != on_real for result in measured):
+    if any(run.report.classes and not judged_alike(run, chosen) for run in shown):
         text += " Runs that were judged on other images have a dash."
+    table = classes_table(shown, chosen)
     return Section(title="Which classes pay", paragraphs=(text,), tables=(table,))
 
 
@@ -284,16 +256,15 @@ def _provenance(results: Sequence[Result], bounds: Sequence[Result]) -> Section:
     )
     return Section(
         title="Where it comes from, and how to repeat it",
-        tables=(facts_table(facts_of_origin(results[-1])),),
+        tables=(facts_table(facts_of_origin(chosen_of(results, results)[0])),),
         commands=tuple(commands),
     )
 
 
-def _settings(result: Result) -> Section:
+def _settings(results: Sequence[Result]) -> Section:
+    result, label = chosen_of(results, results)
     settings = {
         "--" + name.replace("_", "-"): value if isinstance(value, str) else json.dumps(value)
         for name, value in result.report.config.items()
     }
-    return Section(
-        title="Settings of the most pruned run", tables=(facts_table(settings),), folded=True
-    )
+    return Section(title=f"Settings of {label}", tables=(facts_table(settings),), folded=True)

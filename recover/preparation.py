@@ -257,7 +257,7 @@ def _count(
             f"expected at least {LEAST_TRAIN_ROWS}; make more with dreamforge synth"
         )
     warnings = few_held_out(len(split.held_out), dreams.num_images, config.holdout)
-    if num_train < num_dreams:
+    if config.steps and num_train < num_dreams:
         of = "" if num_dreams == config.batch_size else f"the {num_dreams} dreams in a batch of "
         warnings.append(
             f"{num_train} dreams to train on are fewer than {of}--batch-size {config.batch_size}: "

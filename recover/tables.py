@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recover.bounds import bound_name, bound_of, comparable
 from recover.costs import Costs
-from recover.measures import judged_on_real, measure_of, value_of, what_is_measured
+from recover.measures import judged_alike, judged_on_real, measure_of, value_of, what_is_measured
 from recover.report import STAGES, ClassRecord, RecoveryReport
 from recover.results import Result
 
@@ -170,27 +170,29 @@ def layers_table(results: Sequence[Result]) -> Table:
     return Table(title="", columns=columns, rows=tuple(rows), shades=tuple(shades))
 
 
-def classes_table(results: Sequence[Result]) -> Table | None:
+def with_classes(results: Sequence[Result], measure: str) -> list[Result]:
+    """Return the runs whose classes were measured, on the images that ``measure`` is of if any."""
+    measured = [result for result in results if result.report.classes]
+    fitting = [run for run in measured if judged_on_real(run) == (measure == "accuracy")]
+    return fitting or measured
+
+
+def classes_table(results: Sequence[Result], chosen: Result) -> Table:
     """Return the classes that pay most: how often the student still sees them as the teacher does.
 
-    Sorted by agreement at the highest sparsity, the lowest first, :data:`MOST_CLASSES` at most;
-    None where nothing was measured. Runs that were not judged on real images as the last was, or
-    that were though it was not, have no figures.
+    Sorted by agreement in the run ``chosen``, whose classes were measured, the lowest first,
+    :data:`MOST_CLASSES` at most. Runs that were judged on other images have no figures.
     """
     measured = [result for result in results if result.report.classes]
-    if not measured:
-        return None
-    on_real = judged_on_real(measured[-1])
     by_run = [
         {entry.label: entry for entry in result.report.classes}
-        if judged_on_real(result) == on_real
+        if judged_alike(result, chosen)
         else {}
         for result in measured
     ]
-    last = by_run[-1]
-    seen = [entry for entry in last.values() if entry.agreement is not None]
+    seen = [entry for entry in chosen.report.classes if entry.agreement is not None]
     worst = sorted(seen, key=lambda entry: (entry.agreement or 0.0, entry.label))[:MOST_CLASSES]
-    names = class_names(measured[-1])
+    names = class_names(chosen)
     rows, shades = [], []
     for entry in worst:
         values = [run[entry.label].agreement if entry.label in run else None for run in by_run]

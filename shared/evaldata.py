@@ -75,6 +75,11 @@ def open_eval_data(source: str, spec: TeacherSpec) -> EvalData:
         from shared.findings import open_findings  # which reads its images by this module
 
         return open_findings(root, spec)
+    if root.is_file():
+        raise InputFileError(
+            f"{source}: found a file, expected a folder with a folder per class, cifar10:ROOT, or "
+            "a table of findings (.csv)"
+        )
     labels, remarks = match_classes(list_classes(root), spec, source)
     return replace(read_image_folder(root, labels, spec.image_shape), remarks=remarks)
 
@@ -89,7 +94,7 @@ def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
         spec: Of the teacher.
 
     Raises:
-        IncompatibleError: If they are anything else.
+        IncompatibleError: If they are anything else, or no finding is known.
     """
     shape = spec.image_shape
     try:
@@ -115,7 +120,16 @@ def eval_data_of(images: Tensor, labels: Tensor, spec: TeacherSpec) -> EvalData:
             f"{expected} from {low} to {high}"
         )
     kind = torch.int8 if of_findings else torch.int64
-    return EvalData(images=images.cpu(), labels=labels.cpu().to(kind))
+    data = EvalData(images=images.cpu(), labels=labels.cpu().to(kind))
+    if not of_findings:
+        return data
+    from shared.findings import remarks_on_curves
+
+    if bool((labels < 0).all()):
+        raise IncompatibleError(
+            "eval_data: found no label that is known (1 or 0), all are -1; expected some"
+        )
+    return replace(data, remarks=remarks_on_curves(data.labels, spec, "eval_data"))
 
 
 def digests_of(images: Tensor) -> list[bytes]:

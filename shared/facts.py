@@ -13,7 +13,7 @@ from shared.architectures import Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.input_scale import Convention
 from shared.records import LOOSE_KEYS, READERS
-from shared.spec import NONE, SIGMOID, SOFTMAX, TeacherSpec
+from shared.spec import NONE, SIGMOID, SOFTMAX, TeacherSpec, class_names_of, misfit_of, other_names
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
 
@@ -189,15 +189,19 @@ class Facts:
 
     def class_names(self, num_classes: int, answers: str = SOFTMAX) -> tuple[str, ...] | None:
         """Return one name per class, or None where unknown; of sigmoids' findings with "none"."""
-        names = self.find("class_names")
-        if names is not None and answers == SIGMOID and len(names) == num_classes - 1:
-            names = (NONE, *names)
-        if names is None or len(names) == num_classes:
-            return None if names is None else tuple(str(name) for name in names)
-        if "class_names" in self._arguments:
-            raise ConfigError(f"class names: found {len(names)}, expected {num_classes}")
-        self._note(f"{len(names)} recorded class names ignored: the network has {num_classes}")
-        return None
+        recorded = self._recorded.get("class_names", self._set.get("class_names"))
+        given = self._arguments.get("class_names", recorded)
+        if given is None:
+            return None
+        about = (num_classes, answers)
+        names = class_names_of([str(name) for name in given], *about)
+        if names is None and "class_names" in self._arguments:
+            raise ConfigError(f"class names: {misfit_of(given, *about)}")
+        if names is None:
+            self._note(f"recorded class names ignored: {misfit_of(given, *about)}")
+        elif recorded is not None and (other := other_names(names, recorded, *about)):
+            self._note(f"class names: {other}")
+        return names
 
     def _read(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return the facts in a record, without those that make no sense."""
@@ -239,7 +243,7 @@ def _meaning(answers: str, num_logits: int) -> str:
     return f'a sigmoid for every answer by itself, class 0 where none is above 1/2 ("{NONE}")'
 
 
-_WORDS = {"image_size": "image size", "class_names": "class names"}
+_WORDS = {"image_size": "image size"}
 
 
 def _are_of_bytes(numbers: Sequence[float]) -> bool:

@@ -66,13 +66,19 @@ def channel_statistics(spec: TeacherSpec, device: torch.device) -> tuple[Tensor,
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the fraction of rows whose largest logit is the label's; NaN for no rows.
 
-    Of findings it is the fraction of all that are known of which the answer is right.
+    Of findings it is the fraction of all that are known of which the answer is right; NaN for none.
 
     Args:
         logits: ``(N, K)``.
         labels: int64 ``(N,)``; or of findings int8 ``(N, K - 1)``: 1 present, 0 absent, -1 unknown.
     """
     return float(share_right(logits, labels))
+
+
+def known_accuracy(logits: Tensor, labels: Tensor) -> float | None:
+    """Return :func:`accuracy`, but None where no label is known: a record has no NaN."""
+    share = accuracy(logits, labels)
+    return None if math.isnan(share) else share
 
 
 def share_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -101,11 +107,20 @@ def mean_auroc(logits: Tensor, labels: Tensor) -> float | None:
             return None
         return auroc(logits[:, 1] - logits[:, 0], labels == 1)
     areas = []
-    for scores, known in zip(logits[:, 1:].unbind(1), labels.unbind(1), strict=True):
-        rows = known >= 0
-        areas.append(auroc(scores[rows], known[rows] == 1))
+    for finding in with_curve(labels):
+        rows = labels[:, finding] >= 0
+        areas.append(auroc(logits[rows, finding + 1], labels[rows, finding] == 1))
     found = [area for area in areas if area is not None]
     return sum(found) / len(found) if found else None
+
+
+def with_curve(labels: Tensor) -> list[int]:
+    """Return the findings that have a ROC curve, from 0: there in one image, absent in another.
+
+    Args:
+        labels: ``(N, C)``: 1 present, 0 absent, -1 not known.
+    """
+    return ((labels == 1).any(0) & (labels == 0).any(0)).nonzero().flatten().tolist()
 
 
 def auroc(scores: Tensor, present: Tensor) -> float | None:

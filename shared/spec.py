@@ -15,6 +15,53 @@ ANSWERS = (SOFTMAX, SIGMOID)
 NONE = "none"  # the name of class 0 where the others are findings
 
 
+def class_names_of(names: Sequence[str], num_classes: int, answers: str) -> tuple[str, ...] | None:
+    """Return one name per class, or None where these cannot be those of the classes.
+
+    Of findings come as many, or "none" and as many: the first of one more would else be some
+    finding's, and all others that of the wrong one. A single number has two classes of any names.
+    """
+    if answers == SIGMOID and len(names) == num_classes - 1:
+        return (NONE, *names)
+    if len(names) != num_classes:
+        return None
+    of_findings = answers == SIGMOID and num_classes > 2
+    return None if of_findings and names[0].lower() != NONE else tuple(names)
+
+
+def misfit_of(names: Sequence[str], num_classes: int, answers: str) -> str:
+    """Return what is wrong with names of which :func:`class_names_of` makes none."""
+    if answers != SIGMOID:
+        return f"found {len(names)}, expected {num_classes}"
+    expected = f'{num_classes - 1}, one for each finding, or "{NONE}" and these'
+    if len(names) == num_classes:
+        return f"found {num_classes}, the first {names[0][:40]!r}, expected {expected}"
+    return f"found {len(names)}, expected {expected}"
+
+
+def other_names(
+    names: Sequence[str], recorded: Sequence[str], num_classes: int, answers: str
+) -> str | None:
+    """Return how names that were given differ from recorded ones, None where they do not.
+
+    Args:
+        names: One per class.
+        recorded: As they stand somewhere.
+        num_classes: Of the network.
+        answers: What its logits are for.
+    """
+    theirs = class_names_of(recorded, num_classes, answers)
+    if theirs is None:
+        return f"took {len(names)} as given, though {len(recorded)} others are recorded"
+    pairs = enumerate(zip(names, theirs, strict=True))
+    differ = [(label, *pair) for label, pair in pairs if pair[0] != pair[1]]
+    if not differ:
+        return None
+    label, mine, its = differ[0]
+    more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
+    return f"took {mine[:40]!r} for class {label} as given, though {its[:40]!r} is recorded{more}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSpec:
     """Architecture, preprocessing and identity of a classifier.
@@ -26,7 +73,8 @@ class TeacherSpec:
         image_shape: ``(C, H, W)`` in pixels.
         mean: Per channel, for pixels in [0, 1]; ``inputs = (pixels - mean) / std``.
         std: Per channel, positive.
-        class_names: One per class, in the order of the logits, or None where unknown.
+        class_names: One per class, in the order of the logits, or None where unknown; of several
+            findings the first is "none".
         fingerprint: Hexadecimal sha256 of the weights, see :func:`shared.teacher.fingerprint`.
         path: Where the weights were read from, as it was given, or None.
         assumptions: What the checkpoint did not say and was assumed, one sentence each.
@@ -69,12 +117,7 @@ class TeacherSpec:
             self.fingerprint,
             "64 hexadecimal digits",
         )
-        _require(
-            self.class_names is None or len(self.class_names) == self.num_classes,
-            "class_names",
-            None if self.class_names is None else len(self.class_names),
-            f"{self.num_classes} names",
-        )
+        self._check_names()
         _require(self.answers in ANSWERS, "answers", self.answers, " or ".join(ANSWERS))
         _require(
             self.answers == SOFTMAX or self.num_classes >= 2,
@@ -82,6 +125,11 @@ class TeacherSpec:
             self.num_classes,
             "at least 2 of sigmoids, none and a finding",
         )
+
+    def _check_names(self) -> None:
+        names, about = self.class_names, (self.num_classes, self.answers)
+        if names is not None and class_names_of(names, *about) != tuple(names):
+            raise ConfigError(f"teacher class_names: {misfit_of(names, *about)}")
 
     @property
     def num_logits(self) -> int:
@@ -92,11 +140,15 @@ class TeacherSpec:
         """Return the spec with these names, of sigmoids' findings with "none" before them.
 
         Raises:
-            ConfigError: If they are not as many as the classes.
+            ConfigError: If they are not as many as the classes, or not those of the findings.
         """
-        if names is not None and self.answers == SIGMOID and len(names) == self.num_logits:
-            names = (NONE, *names)
-        return dataclasses.replace(self, class_names=None if names is None else tuple(names))
+        if names is None:
+            return dataclasses.replace(self, class_names=None)
+        fitting = class_names_of(names, self.num_classes, self.answers)
+        if fitting is None:
+            found = misfit_of(names, self.num_classes, self.answers)
+            raise ConfigError(f"class names: {found}")
+        return dataclasses.replace(self, class_names=fitting)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types; that answers are a softmax goes without saying."""

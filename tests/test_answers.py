@@ -37,6 +37,7 @@ from shared.answers import (
 )
 from shared.architectures import build_network
 from shared.checkpoint import Checkpoint
+from shared.confidence import recognised
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.evaldata import open_eval_data
@@ -132,6 +133,10 @@ def test_from_checkpoint_to_student_with_findings_all_the_way(
     assert (spec.answers, spec.num_classes) == ("sigmoid", 1 + len(names))
     assert spec.class_names == ("none", *names)
     logits = dream_set.select(torch.arange(40)).logits
+    given = recognised(logits, dream_set.labels, "sigmoid")
+    assert made["teacher_accuracy_on_dreams"] == pytest.approx(given.float().mean().item())
+    sure = logits[:, 1:].float().amax(1).abs().sigmoid()  # of the first choice
+    assert made["mean_confidence"] == pytest.approx(sure.mean().item())
     assert torch.equal(logits[:, 0], torch.zeros(40, dtype=torch.float16))
     assert report["teacher"]["accuracy"] > 0.9
     assert report["teacher"]["auroc"] > 0.95
@@ -600,8 +605,7 @@ def test_a_table_goes_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert data.labels[:, 0].tolist() == labels[:, 1].int().tolist()
     assert data.labels[:, 2].tolist() == labels[:, 0].int().tolist()
     assert data.labels[:, 1].tolist() == [-1] * 6
-    (remark,) = data.remarks
-    assert remark.endswith(": nothing is known there of cough")
+    assert data.remarks[0].endswith(": nothing is known there of cough")
 
 
 def test_a_table_without_known_names_goes_by_order_aloud(tmp_path: Path) -> None:
@@ -695,3 +699,19 @@ def test_records_count_every_finding_of_an_image() -> None:
     assert (none.num_images, none.agreement) == (1, 1.0)
     assert (first.num_images, first.agreement, first.num_confused) == (2, 0.0, 1)
     assert (second.num_images, second.agreement, second.confused_with) == (1, 1.0, None)
+
+
+def test_a_finding_is_taken_for_what_the_student_alone_gives() -> None:
+    # Of three images with finding 1 the student misses it; finding 2, its first choice on all of
+    # them, is there for the teacher, too, on two.
+    teacher = torch.tensor([[0.0, 1.0, 2.0, -1.0], [0.0, 1.0, 2.0, -1.0], [0.0, 1.0, -1.0, -1.0]])
+    student = torch.tensor([[0.0, -1.0, 2.0, -1.0], [0.0, -1.0, 2.0, 1.0], [0.0, -1.0, 2.0, 1.0]])
+
+    _, first, second, _ = finding_records(student, teacher, None)
+    _, missed, *_ = finding_records(student[:1], teacher[:1], None)
+    _, nothing, *_ = finding_records(-torch.ones(1, 4), teacher[2:], None)
+
+    assert (first.num_images, first.confused_with, first.num_confused) == (3, 3, 2)
+    assert (second.confused_with, second.num_confused) == (None, 0)
+    assert (missed.agreement, missed.confused_with, missed.num_confused) == (0.0, None, 0)
+    assert (nothing.confused_with, nothing.num_confused) == (0, 1)  # none

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from recover.bounds import bound_name, comparable, remarks_on
-from recover.page import compose
+from recover.masks import LayerCount
+from recover.page import Page, Section, compose
 from recover.report import ClassRecord, RecoveryReport, StageRecord
 from recover.results import Result
 from recover.tables import classes_table, levels_table
+
+LAYERS = (("conv", 1), ("fc", 4))
 
 
 def run(
@@ -22,6 +25,7 @@ def run(
     synthetic: bool | None = True,
     sparsity: float = 0.9,
     num_real: int = 100,
+    judged_on: str | None = None,
 ) -> Result:
     """A finished run, judged on ``num_real`` real images if it has an accuracy."""
     stage = StageRecord(
@@ -44,7 +48,11 @@ def run(
         num_kept=1,
         layers=(),
         config={},
-        provenance={"dreams": dreams, "num_eval_images": None if accuracy is None else num_real},
+        provenance={
+            "dreams": dreams,
+            "num_eval_images": None if accuracy is None else num_real,
+            "eval_data_digest": judged_on,
+        },
         warnings=(),
     )
     return Result(folder=Path(folder), report=report, losses=())
@@ -71,9 +79,9 @@ def test_accuracies_have_a_gap() -> None:
 @pytest.mark.parametrize(
     ("found", "bound", "images"),
     [
-        (None, 0.99, "the same held-out dreams"),  # was: 50 % of 12 dreams less 99 % of 100 images
+        (None, 0.99, "held-out dreams"),  # was: 50 % of 12 dreams less 99 % of 100 images
         (0.99, None, "real images"),
-        (None, None, "the same held-out dreams"),
+        (None, None, "held-out dreams"),
     ],
 )
 def test_figures_of_other_images_have_no_gap(
@@ -84,10 +92,39 @@ def test_figures_of_other_images_have_no_gap(
     assert gap(results, bounds) == ("-", "-")
     assert comparable(results, bounds) == []
     assert remarks_on(results, bounds) == [
-        f"no gap to real/s0.9: not judged on {images} as the runs are; judge all of them with "
-        "--eval-data"
+        f"no gap to real/s0.9: not judged on the same {images} as the runs are; judge all of them "
+        "with the same --eval-data"
     ]
     assert "is what dreams cost" not in str(compose(results, bounds))
+
+
+@pytest.mark.parametrize("other", [{"judged_on": "b"}, {"judged_on": "b", "num_real": 7}])
+def test_accuracies_on_other_real_images_have_no_gap(other: dict[str, Any]) -> None:
+    results, bounds = [run("a", accuracy=0.8, judged_on="a")], [real(accuracy=0.85, **other)]
+
+    assert gap(results, bounds) == ("-", "-")
+    assert "is what dreams cost" not in str(compose(results, bounds))
+    on_images, on_bound = remarks_on(results, bounds)
+    assert on_images.startswith("the runs were judged on different")
+    assert on_bound.startswith("no gap to real/s0.9: not judged on the same real images")
+
+
+def test_runs_on_other_images_than_each_other_have_no_bound() -> None:
+    results = [run(name, accuracy=0.8, judged_on=name) for name in "ab"]
+
+    assert comparable(results, [real(accuracy=0.85, judged_on="a")]) == []
+    assert remarks_on(results) == [
+        "the runs were judged on different real images, or on ones with different labels; "
+        "accuracies compare on the same --eval-data"
+    ]
+
+
+def test_reports_that_do_not_tell_their_images_are_compared_as_before() -> None:
+    results = [run("a", accuracy=0.8, judged_on="a")]
+
+    assert gap(results, [real(accuracy=0.85)]) == ("85.00 %", "-5.00")
+    assert gap(results, [real(accuracy=0.85, judged_on="a")]) == ("85.00 %", "-5.00")
+    assert remarks_on(results, [real(accuracy=0.85)]) == []
 
 
 def test_the_title_is_that_of_the_runs_whatever_the_bound_was_judged_on() -> None:
@@ -148,19 +185,73 @@ def test_reports_of_earlier_versions_do_not_tell_what_a_bound_is() -> None:
 
 
 def test_classes_of_runs_that_saw_other_images_have_a_dash() -> None:
-    def with_class(result: Result, agreement: float) -> Result:
-        entry = ClassRecord(
-            label=0, num_images=9, agreement=agreement, confused_with=None, num_confused=0
-        )
-        return dataclasses.replace(
-            result, report=dataclasses.replace(result.report, classes=(entry,))
-        )
-
     on_dreams = with_class(run("a", sparsity=0.5), 0.4)
     on_real = with_class(run("b", accuracy=0.8), 0.7)
 
-    table = classes_table([on_dreams, on_real])
+    rows = classes_table([on_dreams, on_real], on_real).rows
 
-    assert table is not None
-    assert table.rows == (("class 0", "9", "-", "70.00 %", "-"),)
-    assert "judged on other images have a dash" in str(compose([on_dreams, on_real]))
+    assert rows == (("class 0", "9", "-", "70.00 %", "-"),)
+    page = compose([on_dreams, on_real])
+    assert "judged on other images have a dash" in str(page)
+    # Like the rest of a page whose runs were not all judged on real images: of held-out dreams.
+    assert ("class 0", "9", "40.00 %", "-", "-") in section(page, "Which classes").tables[0].rows
+    assert "Of the held-out dreams" in section(page, "Which classes").paragraphs[0]
+
+
+def test_classes_of_runs_on_other_real_images_have_a_dash() -> None:
+    runs = [
+        with_class(run(name, accuracy=0.8, judged_on=name, sparsity=sparsity), 0.7)
+        for name, sparsity in (("a", 0.5), ("b", 0.9))
+    ]
+
+    assert classes_table(runs, runs[1]).rows == (("class 0", "9", "-", "70.00 %", "-"),)
+
+
+def test_the_most_pruned_run_is_one_and_the_same_all_over_a_page() -> None:
+    # Two series: of students of the same kind the plots by layer show those of the first.
+    shown = detailed("first/s0.5", 0.5, seed=0), detailed("first/s0.8", 0.8, seed=0)
+    unseen = detailed("other/s0.9", 0.9, seed=0, lr=1.0)
+
+    one = compose(list(shown))
+    both = compose([*shown, unseen])
+
+    assert "the most pruned network (80 %)" in section(one, "Which layers").paragraphs[1]
+    assert "that of the most pruned network (80 %)" in section(one, "Which classes").paragraphs[0]
+    assert section(one, "Settings").title == "Settings of the most pruned network (80 %)"
+    assert section(both, "Which layers").paragraphs[1].startswith("Of 80 %, ")
+    assert section(both, "Which classes").paragraphs[0].endswith("instead, that of 80 %.")
+    assert section(both, "Settings").title == "Settings of the most pruned network (90 %)"
+    where = dict(section(both, "Where it comes").tables[0].rows)
+    assert where["student"] == "other/s0.9/student.safetensors"
+
+
+def test_the_stages_are_shown_by_the_measure_of_the_whole_page() -> None:
+    # Only the run of another series, which the figure of the stages leaves out, saw no real image.
+    shown = run("a", accuracy=0.8, sparsity=0.9)
+    unseen = detailed("b", 0.9, lr=1.0)
+
+    words = section(compose([shown, unseen]), "What repair").paragraphs[0]
+
+    assert "changed the agreement by" in words
+
+
+def section(page: Page, title: str) -> Section:
+    (found,) = (part for part in page.sections if part.title.startswith(title))
+    return found
+
+
+def with_class(result: Result, agreement: float) -> Result:
+    entry = ClassRecord(
+        label=0, num_images=9, agreement=agreement, confused_with=None, num_confused=0
+    )
+    return dataclasses.replace(result, report=dataclasses.replace(result.report, classes=(entry,)))
+
+
+def detailed(folder: str, sparsity: float, **config: Any) -> Result:
+    """A run with layers, classes and settings."""
+    result = with_class(run(folder, sparsity=sparsity), 0.5)
+    layers = tuple(LayerCount(name=name, shape=(4, 2), kept=kept) for name, kept in LAYERS)
+    report = dataclasses.replace(
+        result.report, layers=layers, config=config, num_kept=round(10 * (1 - sparsity))
+    )
+    return dataclasses.replace(result, report=report)

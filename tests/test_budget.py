@@ -286,7 +286,7 @@ def test_a_finished_run_without_a_budget_is_not_given_one(
 
     refused = call(runner, dreams, out, "--budget", "30s")
 
-    assert refused.exit_code == 2
+    assert refused.exit_code == 4
     assert "holds a finished run without --budget" in refused.stderr
     assert not (out / "budget.json").exists()
 
@@ -305,7 +305,7 @@ def test_overwriting_chooses_anew(
 
     assert again.exit_code == 0, again.output
     assert "already finished" in again.stderr
-    assert refused.exit_code == 2
+    assert refused.exit_code == 4
     assert "holds a finished run with --budget 30 s (now 20 s)" in refused.stderr
     assert shown.exit_code == replaced.exit_code == 0, replaced.output
     assert kept == 30

@@ -79,6 +79,22 @@ def test_nothing_is_claimed_where_the_set_does_not_say(tmp_path: Path, said: dic
     assert "24 images of unknown origin" in json.loads(croissant.read_text())["description"]
 
 
+def test_what_the_numbers_of_sigmoids_mean_is_said_and_a_softmax_goes_without_saying(
+    tmp_path: Path,
+) -> None:
+    names = ("none", "top", "left", "round")
+    for folder, answers in (("a", "sigmoid"), ("b", "softmax")):
+        (tmp_path / folder).mkdir()
+        spec = tiny_spec(class_names=names, answers=answers)
+
+        readme, croissant = write_card(write_dream_set(tmp_path / folder, spec=spec))
+
+        description = json.loads(croissant.read_text())["description"]
+        for text in (readme.read_text(), description):
+            assert ("may show several at once" in text) == (answers == "sigmoid")
+            assert ("always 0" in text) == (answers == "sigmoid")
+
+
 def test_a_packed_set_promises_no_loading(tmp_path: Path) -> None:
     folder = tmp_path / "packed"
     folder.mkdir()

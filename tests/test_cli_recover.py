@@ -115,7 +115,7 @@ def test_a_finished_run_is_shown_again_and_kept_unless_overwritten(
     assert again.exit_code == 0, again.stderr
     assert f"recover: {out}: already finished" in again.stderr
     assert json.loads(again.stdout) == json.loads(first.stdout)
-    assert other.exit_code == 2
+    assert other.exit_code == 4
     assert re.search(r"holds a finished run with --lr .*\(now 0\.123\); .*--ov", error_of(other))
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     assert run(runner, *arguments, "--overwrite").exit_code == 0

@@ -44,6 +44,7 @@ def write_run(
     seed: int = 0,
     error: float = 0.0,
     num_real: int | None = None,
+    judged_on: object = None,
 ) -> Path:
     """A finished run of these figures."""
     stage = StageRecord(
@@ -73,6 +74,7 @@ def write_run(
             "teacher": {"fingerprint": teacher},
             "dreams": {"digest": digest},
             "num_eval_images": num_real,
+            "eval_data_digest": judged_on,
         },
         warnings=(),
     )
@@ -124,11 +126,14 @@ def test_two_runs_have_no_rank_correlation(tmp_path):
         ({"seed": 1}, "held out different dreams"),
         ({"error": 0.2}, "less than the standard error"),
         ({"num_real": 7}, "different numbers of real images (7, 60)"),
+        ({"judged_on": "other"}, "judged on different real images"),
+        ({"judged_on": ["whatever"]}, "judged on different real images"),
     ],
 )
 def test_what_makes_a_ranking_doubtful_is_said(tmp_path, changes, text):
-    write_run(tmp_path / "a", 0.5, num_real=60)
-    write_run(tmp_path / "b", 0.6, **({"num_real": 60} | changes))
+    usual = {"num_real": 60, "judged_on": "these"}
+    write_run(tmp_path / "a", 0.5, **usual)
+    write_run(tmp_path / "b", 0.6, **(usual | changes))
 
     assert [text in remark for remark in compare_runs([tmp_path]).remarks] == [True]
 

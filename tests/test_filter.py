@@ -5,8 +5,9 @@ import torch
 from dreamset_fixtures import tiny_dreams, write_dream_set
 
 from dreamforge.filter import Criteria, choose, filter_set
-from dreamforge.preview import confidences
+from dreamforge.preview import answers_of
 from dreamforge.verify import verify
+from shared.confidence import confidences
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -39,7 +40,7 @@ def test_agreement_drops_what_the_teacher_sees_differently(dreams: DreamSet) -> 
 
 
 def test_confidence_is_of_the_label(dreams: DreamSet) -> None:
-    scores = confidences(dreams)
+    scores = torch.cat([confidences(*answer) for answer in answers_of(dreams)])
 
     rows = choose(dreams, Criteria(min_confidence=0.7))
 
@@ -48,7 +49,7 @@ def test_confidence_is_of_the_label(dreams: DreamSet) -> None:
 
 
 def test_the_best_of_each_class_are_kept(dreams: DreamSet) -> None:
-    scores = confidences(dreams)
+    scores = torch.cat([confidences(*answer) for answer in answers_of(dreams)])
 
     rows = choose(dreams, Criteria(per_class=2)).tolist()
 

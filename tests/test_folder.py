@@ -17,7 +17,7 @@ from recover.pipeline import recover_student
 from recover.sweep import plan_levels, run_sweep
 from shared.checkpoint import save_network
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError, DreamforgeError
+from shared.errors import ConfigError, DreamforgeError, IncompatibleError
 from shared.evaldata import EvalData
 from shared.files import sha256_of
 from shared.teacher import Teacher, load_teacher
@@ -186,7 +186,7 @@ def test_a_finished_run_is_not_that_of_other_real_images(
     recover_student(NOTHING, tiny_teacher, dreams, real, tmp_path)
 
     assert finished_report(NOTHING, tiny_teacher, dreams, real, tmp_path).recovered.accuracy
-    with pytest.raises(ConfigError, match="contents of --eval-data"):
+    with pytest.raises(IncompatibleError, match="contents of --eval-data"):
         finished_report(NOTHING, tiny_teacher, dreams, swapped, tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_a_finished_run_is_not_that_of_other_weights_to_start_from(
 
     start.network.get_submodule("linear").weight.data.neg_()
     save_network(Path(str(start.spec.path)), start.network, tiny_teacher.spec.to_json())
-    with pytest.raises(ConfigError, match="contents of --student-weights"):
+    with pytest.raises(IncompatibleError, match="contents of --student-weights"):
         finished_report(config, tiny_teacher, dreams, None, out)
     shutil.rmtree(tmp_path / "start")
     assert finished_report(config, tiny_teacher, dreams, None, out)

@@ -356,9 +356,9 @@ def test_runs_judged_on_other_images_are_remarked(levels: Path, tmp_path: Path):
 
     published = publish([levels], tmp_path / "r.html", bounds=[other])
 
-    assert published.remarks == (
-        "the runs were judged on different numbers of real images (7, 60)",
-    )
+    on_images, on_bound = published.remarks
+    assert on_images == "the runs were judged on different numbers of real images (7, 60)"
+    assert on_bound.startswith(f"no gap to {other / 's0.5'}, {other / 's0.9'}: not judged on")
 
 
 def test_what_is_there_is_not_overwritten_unasked(levels: Path, tmp_path: Path):

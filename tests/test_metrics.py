@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shared.metrics import accuracy, agreement, default_batch_size, predict
+from shared.metrics import (
+    accuracy,
+    agreement,
+    default_batch_size,
+    known_accuracy,
+    mean_auroc,
+    predict,
+)
 from shared.spec import TeacherSpec
 
 CPU = torch.device("cpu")
@@ -38,6 +45,14 @@ def test_accuracy_is_the_fraction_of_rows_won_by_the_label() -> None:
 
     assert accuracy(logits, torch.tensor([0, 1, 1, 1])) == 0.75
     assert math.isnan(accuracy(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)))
+
+
+def test_what_goes_into_a_record_is_no_nan() -> None:
+    unknown = torch.full((3, 2), -1, dtype=torch.int8)
+
+    assert known_accuracy(torch.zeros(3, 3), unknown) is None
+    assert mean_auroc(torch.zeros(3, 3), unknown) is None
+    assert known_accuracy(torch.eye(2), torch.tensor([0, 0])) == 0.5
 
 
 def test_agreement_compares_winners_only_and_is_symmetric() -> None:

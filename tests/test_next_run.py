@@ -14,7 +14,7 @@ from recover.next_run import NEXT_NAME
 from recover.oneshot import prune_student
 from recover.pipeline import recover_student
 from recover.results import find_results, read_report
-from shared.errors import ConfigError, IncompatibleError
+from shared.errors import IncompatibleError
 from shared.files import write_json
 from shared.progress import Progress
 from shared.teacher import Teacher
@@ -131,7 +131,7 @@ def test_a_run_in_the_place_of_another_goes_on_where_it_was_stopped(
     parts = recover_student(config, tiny_teacher, dreams, None, out)
     assert parts.recovered == whole.recovered
     assert finished_report(config, tiny_teacher, dreams, None, out).recovered == whole.recovered
-    with pytest.raises(ConfigError, match="holds a finished run"):
+    with pytest.raises(IncompatibleError, match="holds a finished run"):
         finished_report(quick_config(lr=0.2), tiny_teacher, dreams, None, out)
     for name in ("student.safetensors", "metrics.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

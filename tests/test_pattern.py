@@ -154,5 +154,5 @@ def test_the_command_line_names_the_folder_and_refuses_a_sparsity(
     assert record["config"]["pattern"] == "2:4"
     assert "already finished" in again.stderr
     assert json.loads(again.stdout) == record
-    assert other.exit_code == 2
+    assert other.exit_code == 4
     assert "holds a finished run with --pattern 2:4 (now 1:4)" in other.stderr

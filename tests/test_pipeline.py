@@ -231,6 +231,9 @@ def test_few_dreams_and_missing_classes_are_remarked(tiny_teacher: Teacher, tmp_
 
     assert "fewer than --batch-size 16" in warnings[-2]
     assert "1 of 4 classes have no dream" in warnings[-1]
+    # Without a step there is no batch.
+    untaught = prepare(quick_config(steps=0), tiny_teacher, DreamSet.open(path)).warnings
+    assert not any("batch" in warning for warning in untaught)
 
 
 def test_a_single_dream_is_too_few(tiny_teacher: Teacher, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 from dreamset_fixtures import tiny_dreams, tiny_spec, write_dream_set
 
 from dreamforge.info import describe
-from dreamforge.preview import confidences, contact_sheet, refuse_taken
+from dreamforge.preview import answers_of, contact_sheet, refuse_taken
+from shared.confidence import confidences
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamSetError
@@ -69,7 +70,9 @@ def test_confidence_is_the_probability_of_the_label(colored: DreamSet) -> None:
 
     expected = rows.logits.float().softmax(1)[torch.arange(24), rows.labels]
 
-    assert torch.equal(confidences(colored), expected)
+    assert torch.equal(
+        torch.cat([confidences(*answer) for answer in answers_of(colored)]), expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_a_finished_run_is_shown_again_and_kept_unless_overwritten(
     assert json.loads(again.stdout) == json.loads(first.stdout)
     assert (tmp_path / "o" / "report.json").stat().st_mtime_ns == before
     other = prune(*arguments, "--sparsity", 0.7)
-    assert other.exit_code == 2
+    assert other.exit_code == 4
     assert "holds a finished run with --sparsity 0.8 (now 0.7)" in error_of(other)
     assert prune(*arguments, "--dry-run").exit_code == 0
     assert prune(*arguments, "--overwrite").exit_code == 0

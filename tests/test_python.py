@@ -142,7 +142,7 @@ def test_the_same_call_again_reads_what_is_there(own: Own, tmp_path: Path) -> No
 
     assert (tmp_path / "student" / "student.safetensors").stat().st_mtime_ns == written
     assert again.report == first.report
-    with pytest.raises(ConfigError, match="holds a finished run"):
+    with pytest.raises(IncompatibleError, match="holds a finished run"):
         run(dreams, **{**arguments, "sparsity": 0.75})
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from shared.errors import ConfigError
-from shared.spec import TeacherSpec
+from shared.spec import SIGMOID, TeacherSpec
 
 GOOD = {
     "architecture": "resnet20",
@@ -47,3 +47,33 @@ def test_nonsense_is_refused_by_name(name, value):
 def test_records_that_are_incomplete_or_of_other_types_are_one_error(record):
     with pytest.raises(ConfigError, match="teacher"):
         TeacherSpec.from_json(record)
+
+
+FINDINGS = {**GOOD, "num_classes": 4, "class_names": None, "answers": SIGMOID}
+
+
+@pytest.mark.parametrize("none", ["none", "None"])
+def test_findings_have_as_many_names_or_none_and_these(none):
+    spec = TeacherSpec(**FINDINGS)
+
+    assert spec.with_class_names("abc").class_names == ("none", "a", "b", "c")
+    named = spec.with_class_names([none, *"abc"])
+    assert named.class_names == (none, "a", "b", "c")
+    assert TeacherSpec.from_json(named.to_json()) == named
+    assert spec.with_class_names(None).class_names is None
+
+
+@pytest.mark.parametrize("names", ["ab", "abcd", "abcde"])
+def test_other_names_of_findings_are_refused_with_the_number_expected(names):
+    # Four names of three findings: the first would be that of none, and each finding the next's.
+    with pytest.raises(ConfigError, match=r"expected 3, one for each finding, or \"none\" and th"):
+        TeacherSpec(**FINDINGS).with_class_names(names)
+    with pytest.raises(ConfigError, match="teacher class_names: found"):
+        TeacherSpec(**{**FINDINGS, "class_names": tuple(names)})
+
+
+def test_a_single_number_has_two_classes_of_any_names():
+    spec = TeacherSpec(**{**GOOD, "class_names": None, "answers": SIGMOID})
+
+    assert spec.with_class_names(["cat", "dog"]).class_names == ("cat", "dog")
+    assert spec.with_class_names(["dog"]).class_names == ("none", "dog")
