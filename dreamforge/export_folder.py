@@ -50,7 +50,7 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
             f"{out}: cannot be written to ({error.strerror}); choose another --out"
         ) from error
     try:
-        with naming(out):
+        with naming(out, folder):
             yield folder
             (folder / MANIFEST).write_text(
                 json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",

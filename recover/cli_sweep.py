@@ -180,7 +180,7 @@ def sweep(
 )
 @click.option("--preview", type=FILE, help="PNG of the dreams, from dreamforge preview")
 @click.option("--title", default="Recovery report", show_default=True, help="heading of the page")
-@click.option("--overwrite", is_flag=True, help="replace what is there")
+@click.option("--overwrite", is_flag=True, help="replace the page that is there")
 @AS_JSON
 def report(
     folders: tuple[Path, ...],

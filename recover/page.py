@@ -27,6 +27,7 @@ from recover.tables import (
 )
 
 STAGES = ("pruned", "repaired", "recovered")
+ORIGIN = "Where it comes from, and how to repeat it"  # of every page, in all versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +256,7 @@ def _provenance(results: Sequence[Result], bounds: Sequence[Result]) -> Section:
         str(result.fact("command")) for result in (*results, *bounds) if result.fact("command")
     )
     return Section(
-        title="Where it comes from, and how to repeat it",
+        title=ORIGIN,
         tables=(facts_table(facts_of_origin(chosen_of(results, results)[0])),),
         commands=tuple(commands),
     )

@@ -35,10 +35,7 @@ class Result:
 
     def fact(self, *path: str) -> Any:
         """Return what the provenance has at ``path``, None where it has nothing."""
-        value: Any = self.origin
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return self.report.fact(*path)
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -138,6 +135,6 @@ def _read_losses(path: Path) -> tuple[tuple[float, float], ...]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         losses = [(float(row["step"]), float(row["loss"])) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputFileError(f"{path}: no metrics of recover run") from error
     return tuple(pair for pair in losses if all(abs(value) < MOST_PLOTTED for value in pair))

@@ -7,7 +7,9 @@ from contextlib import suppress
 from recover.figures import NUM_COLORS, Line
 from recover.measures import value_of
 from recover.results import Result
+from recover.tables import MOST_LABELLED
 from recover.usual import usual_allocation, usual_importance
+from shared.manifest import printable
 
 UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
 
@@ -92,7 +94,7 @@ def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: boo
     points = sorted(values.items())
     several = any(len(found) > 1 for _, found in points)
     return Line(
-        name=name,
+        name=printable(name, MOST_LABELLED),
         x=tuple(sparsity for sparsity, _ in points),
         y=tuple(sum(found) / len(found) for _, found in points),
         low=tuple(min(found) for _, found in points) if several else (),

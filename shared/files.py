@@ -41,17 +41,17 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
     Args:
         path: What the user knows of.
-        temporary: What is written in its place.
+        temporary: The file or folder that is written in its place.
 
     Raises:
-        UnwritableError: Instead of an OSError of the temporary file, or of a full disk or quota.
+        UnwritableError: Instead of an OSError of what is temporary, or of a full disk or quota.
     """
     try:
         yield
     except OSError as error:
-        unnamed = error.filename is None or isinstance(error, UnwritableError)
-        is_full = unnamed and error.errno in _FULL
-        if not is_full and (temporary is None or str(error.filename) != str(temporary)):
+        named, is_full = error.filename, error.errno in _FULL
+        is_hidden = temporary is not None and Path(str(named)).is_relative_to(temporary)
+        if not is_hidden and not (is_full and named is None):
             raise
         raise _unwritable(path, error) from error
 
@@ -116,7 +116,7 @@ def temporary_of(path: Path) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableError:
-    return UnwritableError(error.errno, error.strerror, str(place_of(path)))
+    return UnwritableError(error.errno, error.strerror, str(path))
 
 
 def remove_stale_temporaries(*paths: Path) -> None:

@@ -63,12 +63,12 @@ def test_a_full_disk_is_told_of_with_the_name_of_the_file(tmp_path, monkeypatch)
     )
 
     def write_both() -> None:
-        with naming(tmp_path / "folder"):
+        with naming(tmp_path / "there", tmp_path / "folder"):
             write_text(tmp_path / "folder" / "inside", "text")
 
     with pytest.raises(UnwritableError) as found:
         write_both()
-    assert found.value.filename == str(tmp_path / "folder")
+    assert found.value.filename == str(tmp_path / "there")
     assert not list(tmp_path.iterdir())
 
 
