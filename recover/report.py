@@ -127,6 +127,21 @@ class RecoveryReport:
             return name
         return None if channels is None else f"{100 * float(channels):.4g} % of channels"
 
+    @property
+    def kind(self) -> tuple[str | None, bool, str | None]:
+        """What two students share that differ in how much is pruned: levels compare within it.
+
+        Another architecture, whether channels are removed, and the pattern of zeros.
+        """
+        name, pattern = self.config.get("student"), self.config.get("pattern")
+        return name, self.config.get("channels") is not None, pattern
+
+    @property
+    def level(self) -> float:
+        """How much is pruned, as asked for: the sparsity, or the fraction of channels that stay."""
+        channels = self.config.get("channels")
+        return self.sparsity if channels is None else float(channels)
+
     def fact(self, *path: str) -> Any:
         """Return what the provenance has at ``path``, None where it has nothing."""
         value: Any = self.provenance
