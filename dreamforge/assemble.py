@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from dreamforge.overwrite import files_of, refuse_sources, refuse_to_lose, shards_at
+from dreamforge.overwrite import files_of, refuse_sources
+from dreamforge.replacing import new_set
 from shared.confidence import first_confidences, recognised
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
-from shared.files import make_folder_of
 from shared.manifest import Manifest, shard_names
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.shards import write_index, write_shard
@@ -61,7 +61,7 @@ def write_set(
         rows: What to write.
         shard_size: Images in a shard; by default as many as fill 64 MiB.
         compression: Gzip the arrays.
-        overwrite: Remove a set, or the shards of one, that is there.
+        overwrite: Replace a set, or the shards of one, that is there, once the new one is whole.
         progress: Told after every shard.
 
     Returns:
@@ -76,15 +76,9 @@ def write_set(
     size = shard_size or max(1, SHARD_BYTES // prod(rows.teacher.image_shape))
     num_shards = -(-rows.num_images // size)
     names = shard_names(out, num_shards)
-    planned = [out.with_name(name) for name in names]
-    make_room(out, overwrite=overwrite, planned=planned, sources=rows.sources)
-    try:
-        manifest, labels = _write_shards(out, rows, names, progress, compression=compression)
-        write_index(out, manifest, labels, teacher=rows.teacher_blob)
-    except BaseException:  # interrupts, too: half a set would only be in the way
-        for path in planned:
-            path.unlink(missing_ok=True)
-        raise
+    with new_set(out, overwrite=overwrite, planned=names, sources=rows.sources) as place:
+        manifest, labels = _write_shards(place, rows, names, progress, compression=compression)
+        write_index(place, manifest, labels, teacher=rows.teacher_blob)
     return manifest
 
 
@@ -130,33 +124,6 @@ def refuse_itself(out: Path, sources: Sequence[DreamSet]) -> None:
         if out.parent.resolve() == path.parent.resolve() and out.stem == path.stem:
             raise ConfigError(f"{out}: is one of the sets to read; choose another --out")
         refuse_sources([out], files_of(dreams))
-
-
-def make_room(
-    out: Path, *, overwrite: bool, planned: Sequence[Path] = (), sources: Sequence[Path] = ()
-) -> None:
-    """Remove what is at ``out``, index first, if that is allowed; make its folder.
-
-    Args:
-        out: Of the index.
-        overwrite: Whether anything may be removed.
-        planned: Shards that will be written.
-        sources: Files that the set is made from.
-
-    Raises:
-        ConfigError: If something is there and may not be removed, as nothing else than the set at
-            ``out`` ever may; or if ``out`` or a shard is one of the sources.
-    """
-    shards = shards_at(out)
-    if not overwrite and (out.exists() or shards):
-        found = out if out.exists() else shards[0]
-        raise ConfigError(f"{found}: is there already; choose another --out, or --overwrite")
-    refuse_sources([out, *planned, *shards], sources)
-    refuse_to_lose(out, shards)
-    make_folder_of(out)
-    out.unlink(missing_ok=True)  # first: without an index the rest is an unfinished run
-    for path in shards:
-        path.unlink()
 
 
 def sources_of(dreams: DreamSet) -> list[dict[str, Any]]:

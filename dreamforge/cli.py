@@ -20,7 +20,7 @@ CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--he
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=Tool, context_settings=CONTEXT)
+@click.group(cls=Tool, context_settings=CONTEXT, resumed=("synth",))
 @click.version_option(package_name="dreamforge-recover", prog_name="dreamforge")
 def main() -> None:
     """Turn a trained classifier into a dream set: images it recognises, made from it alone.
@@ -54,7 +54,11 @@ def main() -> None:
 @click.option("--worker", metavar="I/N", help="make only every N-th shard, beginning with I")
 @click.option("--embed-teacher", is_flag=True, help="put the teacher's weights into the index")
 @click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
-@click.option("--overwrite", is_flag=True, help="remove the set that is there")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="remove the set that is there, before the first shard of the new one is made",
+)
 @click.option(
     "--dry-run",
     "--estimate",

@@ -18,7 +18,9 @@ from shared.spec import SOFTMAX
 
 FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
-OVERWRITE = click.option("--overwrite", is_flag=True, help="replace what is there")
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="replace what is there, once the new one is whole"
+)
 _SYNTHETIC = {True: "yes", False: "NO: real images", None: "unknown: the set does not say"}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="the result as JSON on stdout")
 

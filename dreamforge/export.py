@@ -18,7 +18,7 @@ from dreamforge.export_folder import export_folder
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
-from shared.files import atomic_path, make_folder_of
+from shared.files import atomic_path, make_folder_of, remove_stale_temporaries
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.values import ARRAYS
 
@@ -65,6 +65,7 @@ def export(
         if out.exists() and not _is_earlier_npz(out):
             raise ConfigError(f"{out}: is no earlier export; remove it, or choose another --out")
         make_folder_of(out)
+        remove_stale_temporaries(out)
         return _export_npz(dreams, out, progress)
     if dreams.image_shape[0] not in _MODES:
         raise ConfigError(

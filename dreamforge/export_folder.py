@@ -12,6 +12,7 @@ from pathlib import Path
 from dreamforge.overwrite import files_of
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamforgeError, DreamSetError
+from shared.files import naming, remove_stale_temporaries, temporary_of
 from shared.manifest import Manifest, parse_json
 
 MANIFEST = "manifest.json"
@@ -38,6 +39,7 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
     Raises:
         ConfigError: If something else is there, or the set itself.
         DreamforgeError: If nothing can be written there.
+        UnwritableError: If the disk is full.
     """
     place = _resolved(out)
     _refuse_taken(dreams, out, place, overwrite=overwrite)
@@ -48,11 +50,12 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
             f"{out}: cannot be written to ({error.strerror}); choose another --out"
         ) from error
     try:
-        yield folder
-        (folder / MANIFEST).write_text(
-            json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        with naming(out, folder):
+            yield folder
+            (folder / MANIFEST).write_text(
+                json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",
+                encoding="utf-8",
+            )
         if folder.parent == place:
             _exchange(folder, place)
         else:
@@ -65,7 +68,8 @@ def _temporary(place: Path) -> Path:
     """Return a new folder: in ``place`` where that is there, so on its file system, else beside."""
     if place.exists():
         return _new_folder_in(place, "tmp")
-    folder = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    remove_stale_temporaries(place)
+    folder = temporary_of(place)
     folder.mkdir(parents=True)
     return folder
 

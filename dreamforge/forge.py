@@ -22,6 +22,7 @@ from dreamforge.finish import RunFacts, finish_set
 from dreamforge.journal import Journal
 from dreamforge.overwrite import refuse_inputs
 from dreamforge.plan import ShardPlan, plan_shards
+from dreamforge.replacing import finish_replacing
 from dreamforge.resume import (
     missing_shards,
     problem_of,
@@ -170,6 +171,7 @@ def _look(
             f"{out.parent}: cannot be made a folder ({error.strerror}); choose another --out"
         ) from error
     remove_stale_temporaries(out)
+    finish_replacing(out)
     if overwrite:
         remove_set(out, shards, worker)
         if worker.index == 0:

@@ -3,8 +3,9 @@
 from math import prod
 from pathlib import Path
 
-from dreamforge.assemble import Rows, make_room, refuse_itself, write_set
+from dreamforge.assemble import Rows, refuse_itself, write_set
 from dreamforge.overwrite import files_of
+from dreamforge.replacing import new_set
 from shared.dreams import concatenate
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -51,9 +52,11 @@ def pack(path: Path, out: Path, *, compression: bool = False, overwrite: bool = 
         quality=source.quality,
         arrays_sha256=arrays_sha256(rows),
     )
-    make_room(out, overwrite=overwrite, sources=files_of(dreams))
     blob = dreams.teacher_blob()
-    write_index(out, manifest, rows.labels, teacher=blob, dreams=rows, compression=compression)
+    with new_set(out, overwrite=overwrite, sources=files_of(dreams)) as place:
+        write_index(
+            place, manifest, rows.labels, teacher=blob, dreams=rows, compression=compression
+        )
     return manifest
 
 

@@ -36,12 +36,12 @@ def comparable(results: Sequence[Result], bounds: Sequence[Result]) -> list[Resu
 
 
 def bound_of(result: Result, bounds: Sequence[Result], measure: str) -> float | None:
-    """Return the mean over the bounds of the run's student and sparsity; None without any."""
+    """Return the mean over the bounds of the run's kind and level; None without any."""
     values = [
         value_of(bound.report.recovered, measure)
         for bound in bounds
-        if abs(bound.report.sparsity - result.report.sparsity) < 1e-9
-        and bound.report.student == result.report.student
+        if abs(bound.report.level - result.report.level) < 1e-9
+        and bound.report.kind == result.report.kind
     ]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -122,7 +122,7 @@ def choose_steps(
     path = RunFolder(folder, {}).budget
     arguments = _arguments(setup, budget, eval_data, is_sweep=num_levels is not None)
     looks = setup.group.leads and not fresh
-    found = _recorded(path, arguments) if looks else None
+    found = _recorded(folder, arguments) if looks else None
     if setup.group.any(found is not None):
         chosen: BudgetedSteps = setup.group.share(found)
         return chosen
@@ -135,7 +135,7 @@ def choose_steps(
     if write and setup.group.leads:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not write_json_once(path, {**_to_json(choice), "arguments": arguments}):
-            choice = _recorded(path, arguments) or choice
+            choice = _recorded(folder, arguments) or choice
     shared: BudgetedSteps = setup.group.share(choice)
     return shared
 
@@ -162,7 +162,7 @@ def _arguments(
     return arguments
 
 
-def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
+def _recorded(folder: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
     """Return what an earlier call chose, None if none did.
 
     Raises:
@@ -170,16 +170,17 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
         InputFileError: If the record cannot be read.
     """
     again = "repeat its command for what is left to do, or start again with --overwrite"
-    is_finished = RunFolder(path.parent, {}).is_finished
+    run = RunFolder(folder, {})
+    path, is_finished = run.budget, run.is_finished
     if not path.exists():
         if is_finished:
             raise IncompatibleError(
-                f"--out {path.parent}: holds a finished run without --budget; choose another "
+                f"--out {folder}: holds a finished run without --budget; choose another "
                 "folder or --overwrite it"
             )
-        if RunFolder(path.parent, {}).checkpoint.exists():
+        if run.checkpoint.exists():
             raise IncompatibleError(
-                f"--out {path.parent}: holds an unfinished run without --budget; {again}"
+                f"--out {folder}: holds an unfinished run without --budget; {again}"
             )
         return None
     try:
@@ -193,13 +194,11 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | None:
     changes = changed_arguments(before, dict(arguments))
     if changes and is_finished:
         raise IncompatibleError(
-            f"--out {path.parent}: holds a finished run with {', '.join(changes[:3])}; choose "
+            f"--out {folder}: holds a finished run with {', '.join(changes[:3])}; choose "
             "another folder or --overwrite it"
         )
     if changes:
-        raise IncompatibleError(
-            f"--out {path.parent}: was begun with {', '.join(changes[:3])}; {again}"
-        )
+        raise IncompatibleError(f"--out {folder}: was begun with {', '.join(changes[:3])}; {again}")
     return choice
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CONTEXT = {"auto_envvar_prefix": "RECOVER", "help_option_names": ["-h", "--help"]}
 
 
-@click.group(cls=Tool, context_settings=CONTEXT)
+@click.group(cls=Tool, context_settings=CONTEXT, resumed=("run", "sweep", "prune"))
 @click.version_option(package_name="dreamforge-recover", prog_name="recover")
 def main() -> None:
     """Prune a copy of a classifier and bring it back on a dream set: no training data needed.
@@ -57,7 +57,7 @@ def main() -> None:
 )
 @recovery_options()
 @BUDGET
-@click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
+@click.option("--overwrite", is_flag=True, help="replace the run in --out, once this is finished")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
 def run(

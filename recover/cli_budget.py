@@ -68,8 +68,8 @@ class Budget:
             folder: Likewise.
             eval_data: Likewise.
             num_levels: Likewise.
-            overwrite: Choose anew; unless nothing is written, the earlier run's files (of a sweep:
-                the record alone) are removed, so the run itself must not overwrite any more.
+            overwrite: Choose anew; unless nothing is written, the run begins here (of a sweep, the
+                record alone goes), so it must not overwrite any more.
             write: Likewise.
         """
         assert self.seconds is not None

@@ -47,7 +47,7 @@ OTHER_OPTIONS = tuple(
     help="dreams that every layer is measured on; 0: none",
 )
 @click.option("--out", type=FILE, help="folder for the pruned student  [default: write nothing]")
-@click.option("--overwrite", is_flag=True, help="replace the run that is in --out")
+@click.option("--overwrite", is_flag=True, help="replace the run in --out, once this is finished")
 @click.option("--dry-run", is_flag=True, help="show the table, write nothing even with --out")
 @AS_JSON
 def prune(

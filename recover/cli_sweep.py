@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     "are there started otherwise]",
 )
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
-@click.option("--overwrite", is_flag=True, help="replace the levels that are in --out")
+@click.option("--overwrite", is_flag=True, help="replace each level in --out, once it is finished")
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
 def sweep(
@@ -180,7 +180,7 @@ def sweep(
 )
 @click.option("--preview", type=FILE, help="PNG of the dreams, from dreamforge preview")
 @click.option("--title", default="Recovery report", show_default=True, help="heading of the page")
-@click.option("--overwrite", is_flag=True, help="replace what is there")
+@click.option("--overwrite", is_flag=True, help="replace the page that is there")
 @AS_JSON
 def report(
     folders: tuple[Path, ...],

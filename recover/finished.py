@@ -70,18 +70,17 @@ def asked_arguments(
 
 def arguments_of(report: RecoveryReport) -> dict[str, Any]:
     """Return what a finished run was made with, as :func:`named_arguments` names it."""
-    origin = report.provenance
+    fact = report.fact
     unimportant = RecoverConfig().to_json().keys() - RecoverConfig().identity().keys()
     identity = {name: value for name, value in report.config.items() if name not in unimportant}
-    start = (origin.get("student") or {}).get("fingerprint")
     return named_arguments(
         identity,
-        (origin.get("teacher") or {}).get("fingerprint"),
-        (origin.get("dreams") or {}).get("digest"),
-        origin.get("num_eval_images"),
+        fact("teacher", "fingerprint"),
+        fact("dreams", "digest"),
+        fact("num_eval_images"),
         (
-            origin.get("eval_data_digest"),
-            start if identity.get("student_weights") else None,
-            (origin.get("unlabeled") or {}).get("digest"),
+            fact("eval_data_digest"),
+            fact("student", "fingerprint") if identity.get("student_weights") else None,
+            fact("unlabeled", "digest"),
         ),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from recover.journal import Journal
 from recover.lock import LOCK_NAME, alone_in
+from recover.next_run import begin_next, begun_with, discard_next, move_out, next_run
 from recover.report import StageRecord
 from recover.state import read_state, write_state
 from shared.errors import ConfigError, IncompatibleError
@@ -24,7 +25,8 @@ class RunFolder:
     """Paths of a run's files, and the checkpoint that a killed run leaves.
 
     ``report.json`` is written last: a folder with a report is finished, one with a checkpoint
-    alone is not.
+    alone is not. A run that overwrites a finished one works in a folder inside, until it is
+    finished itself (:mod:`recover.next_run`): the other paths are those of that folder then.
 
     Attributes:
         path: The folder.
@@ -47,17 +49,34 @@ class RunFolder:
         inputs: Sequence[Path | str | None] = (),
     ) -> None:
         self.path = path
-        self.student = path / "student.safetensors"
-        self.report = path / "report.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoint = path / "checkpoint.pt"
-        self.budget = path / "budget.json"
         self._arguments = dict(arguments)
         self._inputs = tuple(Path(each) for each in inputs if each is not None)
+        self._work_in(next_run(path) or path)
+
+    def _work_in(self, place: Path) -> None:
+        self._place = place
+        self.student = place / "student.safetensors"
+        self.metrics = place / "metrics.jsonl"
+        self.checkpoint = place / "checkpoint.pt"
+        self.budget = place / "budget.json"
+        self.report = place / "report.json"
+
+    @classmethod
+    def to_read(cls, path: Path) -> "RunFolder":
+        """Return the folder for reading: of the last run in it that is finished, if one is."""
+        folder = cls(path, {})
+        if not folder.is_finished:
+            folder._work_in(path)
+        return folder
 
     @property
     def _files(self) -> tuple[Path, ...]:
-        return (self.report, self.checkpoint, self.metrics, self.student, self.budget)
+        return (self.student, self.metrics, self.checkpoint, self.budget, self.report)
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether the run is to take the place of a finished one, which is there yet."""
+        return self._place != self.path
 
     @property
     def is_finished(self) -> bool:
@@ -80,12 +99,14 @@ class RunFolder:
         Args:
             overwrite: Whatever has the name of a run's file may go, but for what it reads.
         """
-        for file in self._files:
+        for file in (*self._files, *(self.path / file.name for file in self._files)):
             if any(_is_same(file, source) for source in self._inputs):
                 raise ConfigError(
                     f"--out {self.path}: its {file.name} is what this run starts from; choose "
                     "another folder"
                 )
+        if self.is_replacing:
+            return
         # One that was killed before its first checkpoint leaves its lock, or of earlier versions
         # nothing but rows.
         ours = (self.report, self.checkpoint, self.path / LOCK_NAME)
@@ -105,7 +126,9 @@ class RunFolder:
         Until the block ends, no other process can begin here.
 
         Args:
-            overwrite: Remove an earlier run's files (no others) first.
+            overwrite: Replace an earlier run's files (no others): of a finished one when this one
+                is finished, of an unfinished one now. Where the block raises before there is
+                anything to go on with, the finished one has its folder for itself again.
 
         Raises:
             CheckpointError: If the unfinished run's state is damaged.
@@ -117,29 +140,53 @@ class RunFolder:
         self.refuse_finished(overwrite=overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
         with alone_in(self.path):
-            self.refuse_finished(overwrite=overwrite)  # by whoever was in here just now
-            yield self._state(overwrite=overwrite)
+            self._work_in(next_run(self.path) or self.path)  # whoever was in here may be done
+            self.refuse_finished(overwrite=overwrite)
+            state = self._state(overwrite=overwrite)
+            try:
+                yield state
+            except Exception:
+                if self.is_replacing and not (self.checkpoint.exists() or self.is_finished):
+                    discard_next(self.path)
+                    self._work_in(self.path)
+                raise
 
     def _state(self, *, overwrite: bool) -> dict[str, Any] | None:
         """Return what the unfinished run here left, and remove what is of no use."""
+        if overwrite:
+            self._begin_anew()
         for file in self._files:
             remove_stale_temporaries(file)
-            if overwrite:
-                file.unlink(missing_ok=True)
-        if not self.checkpoint.exists():
-            self.metrics.unlink(missing_ok=True)
-            return None
-        state = read_state(self.checkpoint)
-        self._refuse_other_arguments(state["arguments"])
-        return state
+        if self.checkpoint.exists():
+            state = read_state(self.checkpoint)
+            self._refuse_other_arguments(state["arguments"])
+            return state
+        self.metrics.unlink(missing_ok=True)
+        if self.is_replacing:
+            self.refuse_other_arguments()
+            begin_next(self.path, self._arguments)
+        return None
+
+    def _begin_anew(self) -> None:
+        if self.is_finished:
+            self.finish()  # of one that replaces another, perhaps, and was killed before the end
+        discard_next(self.path)
+        self._work_in(self.path)
+        if self.report.exists() or self.student.exists():
+            self._work_in(begin_next(self.path, self._arguments))
+        for file in self._files:
+            file.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> None:
         """Write the checkpoint, atomically: the state of a distillation, and what was judged."""
         write_state(self.checkpoint, state, arguments=self._arguments, stages=stages)
 
     def finish(self) -> None:
-        """Remove the checkpoint: the results are in place."""
+        """Remove the checkpoint; put the results into the place of an earlier run's."""
         self.checkpoint.unlink(missing_ok=True)
+        if self.is_replacing:
+            move_out(self.path, [file.name for file in self._files])
+            self._work_in(self.path)
 
     def tidy(self) -> None:
         """Remove it from a finished run, which may have been killed just before it did so."""
@@ -147,13 +194,13 @@ class RunFolder:
             self.finish()
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
-        """Return those of the unfinished run here; None where there is none.
+        """Return those of the unfinished run here; None where there is none, or nobody knows.
 
         Raises:
             CheckpointError: If its state is damaged.
         """
         if not self.checkpoint.exists():
-            return None
+            return begun_with(self._place) if self.is_replacing else None
         arguments: dict[str, Any] = read_state(self.checkpoint)["arguments"]
         return arguments
 

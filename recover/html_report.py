@@ -15,6 +15,12 @@ MOST_CHARACTERS = 4000
 # What a page from a file may do: show itself. No scripts, no requests, whatever slipped through.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
+# Of every page, in all versions: by it a file is known as one.
+BEGINNING = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+)
+
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #fff; --ink: #1d2430; --soft: #5c6573;
   --grid: #dcdfe4; --shade: 222, 110, 40; --s1: #0b6fb8; --s2: #d1571b; --s3: #158566;
@@ -67,8 +73,7 @@ def to_html(page: Page) -> str:
     """Return the whole file."""
     sections = "\n".join(map(_section, page.sections))
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"{BEGINNING}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(page.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<header><h1>{escape(page.title)}</h1><p>{escape(page.subtitle)}</p></header>\n"

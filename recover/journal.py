@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared.files import write_text
+from shared.files import naming, write_text
 
 
 class Journal:
@@ -19,7 +19,7 @@ class Journal:
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; it is in the file when this returns."""
-        with self._path.open("a", encoding="utf-8") as stream:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, allow_nan=False) + "\n")
 
     def has_rows(self) -> bool:

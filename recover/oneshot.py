@@ -134,4 +134,5 @@ def _prune_without_dreams(
             costs=measure_costs(network, teacher.network, teacher.spec.image_shape),
         )
         write_json(folder.report, report.to_json())
+        folder.finish()
     return report

@@ -10,7 +10,7 @@ from recover.costs import NOTE
 from recover.figures import Line
 from recover.measures import judged_alike, judged_on_real, measure_of, value_of, what_is_measured
 from recover.origin import facts_of_origin, subtitle
-from recover.page_texts import chosen_of, words_for_stages
+from recover.page_texts import chosen_of, words_for_left_out, words_for_stages
 from recover.results import Result
 from recover.series import curves, line_of, series
 from recover.tables import (
@@ -27,6 +27,7 @@ from recover.tables import (
 )
 
 STAGES = ("pruned", "repaired", "recovered")
+ORIGIN = "Where it comes from, and how to repeat it"  # of every page, in all versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +82,8 @@ def compose(
     shown, measure = curves(results), measure_of(results)
     parts = (
         _results(results, bounds, remarks),
-        _stages(shown, measure),
-        _losses(shown),
+        _stages(shown, results, measure),
+        _losses(shown, results),
         _layers(shown, results),
         _classes(shown, results),
         _costs(results),
@@ -124,8 +125,8 @@ def _results(
     )
 
 
-def _stages(results: Sequence[Result], measure: str) -> Section | None:
-    results = [result for result in results if result.report.student is None]
+def _stages(shown: Sequence[Result], all_runs: Sequence[Result], measure: str) -> Section | None:
+    results = [result for result in shown if result.report.student is None]
     values = [
         (stage, [value_of(result.report.stages[stage], measure) for result in results])
         for stage in STAGES
@@ -147,16 +148,16 @@ def _stages(results: Sequence[Result], measure: str) -> Section | None:
         )
     return Section(
         title="What repair and distillation give",
-        paragraphs=(text,),
+        paragraphs=(text, *words_for_left_out(results, all_runs)),
         figure=figures.stages(labels_of(results), values, teacher, measure),
     )
 
 
-def _losses(results: Sequence[Result]) -> Section | None:
+def _losses(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | None:
+    results = [run for run in shown if run.losses]
     lines = [
         Line(name=label, x=tuple(x for x, _ in run.losses), y=tuple(y for _, y in run.losses))
         for label, run in zip(labels_of(results), results, strict=True)
-        if run.losses
     ]
     if not lines:
         return None
@@ -164,7 +165,11 @@ def _losses(results: Sequence[Result]) -> Section | None:
         "The distance of the student's softened answers from the teacher's, a mean over the steps "
         "between two points. It rises while a gradual schedule prunes."
     )
-    return Section(title="Distillation loss", paragraphs=(text,), figure=figures.losses(lines))
+    return Section(
+        title="Distillation loss",
+        paragraphs=(text, *words_for_left_out(results, all_runs)),
+        figure=figures.losses(lines),
+    )
 
 
 def _layers(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | None:
@@ -185,6 +190,7 @@ def _layers(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | No
         paragraphs=(
             "Every convolution and linear layer, by how much of it is zero.",
             *_extremes(*chosen_of(results, all_runs)),
+            *words_for_left_out(results, all_runs),
         ),
         figure=figures.by_layer(lines),
         tables=(layers_table(results),),
@@ -221,8 +227,10 @@ def _classes(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | N
     )
     if any(run.report.classes and not judged_alike(run, chosen) for run in shown):
         text += " Runs that were judged on other images have a dash."
+    listed = [run for run in shown if run.report.classes]
+    paragraphs = (text, *words_for_left_out(listed, all_runs))
     table = classes_table(shown, chosen)
-    return Section(title="Which classes pay", paragraphs=(text,), tables=(table,))
+    return Section(title="Which classes pay", paragraphs=paragraphs, tables=(table,))
 
 
 def _costs(results: Sequence[Result]) -> Section | None:
@@ -255,7 +263,7 @@ def _provenance(results: Sequence[Result], bounds: Sequence[Result]) -> Section:
         str(result.fact("command")) for result in (*results, *bounds) if result.fact("command")
     )
     return Section(
-        title="Where it comes from, and how to repeat it",
+        title=ORIGIN,
         tables=(facts_table(facts_of_origin(chosen_of(results, results)[0])),),
         commands=tuple(commands),
     )

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from recover.results import Result, most_pruned
 from recover.tables import are_other_students, labels_of
 
+MOST_NAMED = 6  # runs, in a sentence
+
 
 def words_for_stages(results: Sequence[Result]) -> Iterator[str]:
     """Yield what pruned, repaired and recovered mean, or untaught and taught."""
@@ -35,6 +37,19 @@ def words_for_stages(results: Sequence[Result]) -> Iterator[str]:
             f"{', '.join(dict.fromkeys(map(str, others)))}: no copy of the teacher but a network "
             "of its own; pruned is what it starts as, recovered what it was taught."
         )
+
+
+def words_for_left_out(shown: Sequence[Result], results: Sequence[Result]) -> Iterator[str]:
+    """Yield which runs of a page a part of it does not show, if there are any."""
+    folders = {result.folder for result in shown}
+    labels = [
+        label
+        for label, result in zip(labels_of(results), results, strict=True)
+        if result.folder not in folders
+    ]
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    if labels:
+        yield f"Not shown here: {', '.join(labels[:MOST_NAMED])}{more}."
 
 
 def chosen_of(shown: Sequence[Result], results: Sequence[Result]) -> tuple[Result, str]:

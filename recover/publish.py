@@ -8,15 +8,16 @@ from pathlib import Path
 from PIL import Image
 
 from recover.bounds import remarks_on
-from recover.html_report import to_html
+from recover.html_report import BEGINNING, to_html
 from recover.markdown_report import to_markdown
-from recover.page import compose
+from recover.page import ORIGIN, compose
 from recover.results import Result, find_results, require_one_teacher
 from recover.tables import Table, levels_table
 from shared.errors import ConfigError, InputFileError
-from shared.files import write_text
+from shared.files import atomic_path, make_folder_of, remove_stale_temporaries
 
 MOST_PREVIEW_BYTES = 32 * 2**20
+MOST_PAGE_BYTES = 64 * 2**20  # to look for what makes it one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,28 +48,29 @@ def publish(
         bounds: Folders of the same runs on real images.
         preview: PNG of the dreams.
         title: Of the page.
-        overwrite: Replace what is there.
+        overwrite: Replace a page that is there, and its Markdown; nothing else ever is.
 
     Raises:
-        ConfigError: If a file is there already, or both would be the same.
+        ConfigError: If a file is there that may not be replaced, or both would be the same.
         InputFileError: If a folder holds no finished run, or a file is damaged.
         IncompatibleError: If the runs are of several teachers.
     """
     markdown = out.with_suffix(".md")
     if markdown == out:
         raise ConfigError(f"--out {out}: found the name of the Markdown, expected an .html")
-    for path in (out, markdown):
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path}: is there already; choose another --out, or --overwrite")
+    refuse_taken(out, BEGINNING, overwrite=overwrite)
+    refuse_taken(markdown, f"## {ORIGIN}\n", overwrite=overwrite)
     results, remarks = find_results(folders)
     best, more = find_results(bounds)
     remarks += [*more, *remarks_on(results, best)]
     require_one_teacher([*results, *best], "make one report for each teacher")
     png = None if preview is None else _read_png(preview)
     page = compose(results, best, title=title, preview=png, remarks=remarks)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, to_html(page))
-    write_text(markdown, to_markdown(page))
+    make_folder_of(out)
+    remove_stale_temporaries(out, markdown)
+    with atomic_path(out) as new_page, atomic_path(markdown) as new_text:  # renamed when both are
+        new_page.write_text(to_html(page), encoding="utf-8")
+        new_text.write_text(to_markdown(page), encoding="utf-8")
     return Published(
         html=out,
         markdown=markdown,
@@ -76,6 +78,31 @@ def publish(
         results=tuple(results),
         remarks=tuple(remarks),
     )
+
+
+def refuse_taken(path: Path, mark: str, *, overwrite: bool) -> None:
+    """Raise ConfigError if something is at ``path`` that a page, or its Markdown, may not replace.
+
+    Args:
+        path: Where to write.
+        mark: What is in every file that may be replaced; empty ones may be, too.
+        overwrite: Whether such a file may be.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{path}: is there already; choose another --out, or --overwrite")
+    if not path.is_file() or not _is_marked(path, mark.encode()):
+        raise ConfigError(
+            f"{path}: is there already and not of recover report, so --overwrite leaves it alone; "
+            "choose another --out"
+        )
+
+
+def _is_marked(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as stream:
+        text = stream.read(MOST_PAGE_BYTES)
+    return mark in text or not text
 
 
 def _read_png(path: Path) -> bytes:

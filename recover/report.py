@@ -128,6 +128,28 @@ class RecoveryReport:
         return None if channels is None else f"{100 * float(channels):.4g} % of channels"
 
     @property
+    def kind(self) -> tuple[str | None, bool, str | None]:
+        """What two students share that differ in how much is pruned: levels compare within it.
+
+        Another architecture, whether channels are removed, and the pattern of zeros.
+        """
+        name, pattern = self.config.get("student"), self.config.get("pattern")
+        return name, self.config.get("channels") is not None, pattern
+
+    @property
+    def level(self) -> float:
+        """How much is pruned, as asked for: the sparsity, or the fraction of channels that stay."""
+        channels = self.config.get("channels")
+        return self.sparsity if channels is None else float(channels)
+
+    def fact(self, *path: str) -> Any:
+        """Return what the provenance has at ``path``, None where it has nothing."""
+        value: Any = self.provenance
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    @property
     def starts_warm(self) -> bool:
         """Whether the run started from the student of another level of its sweep."""
         return self.config.get("warm_start") not in (None, 0.0, 1.0)  # those are the teacher
@@ -189,8 +211,13 @@ class RecoveryReport:
 
 
 def _config(record: Any) -> dict[str, Any]:
+    """Return the config, whose values have their types as far as anything goes by them."""
     config = dict(_mapping(record))
+    for name in ("sparsity", "steps"):
+        _number(config.get(name, 0))
     _optional_number(config.get("channels"))
+    for name in ("student", "pattern", "schedule", "importance", "allocation"):
+        _optional_text(config.get(name))
     return config
 
 
@@ -247,6 +274,11 @@ def _fraction(value: Any) -> float | None:
 
 def _optional_number(value: Any) -> float | None:
     return None if value is None else _number(value)
+
+
+def _optional_text(value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"found {value!r:.40}, expected text")
 
 
 def _number(value: Any) -> float:

@@ -35,10 +35,7 @@ class Result:
 
     def fact(self, *path: str) -> Any:
         """Return what the provenance has at ``path``, None where it has nothing."""
-        value: Any = self.origin
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+        return self.report.fact(*path)
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -54,12 +51,15 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     remarks = []
     for path in paths:
         folders = _run_folders(path)
+        finished = [folder for folder in folders if RunFolder.to_read(folder).is_finished]
         for folder in folders:
-            if RunFolder(folder, {}).is_finished:
-                results[folder.resolve()] = read_result(folder)
-            else:
+            if folder not in finished:
                 remarks.append(f"{folder} is not finished and left out")
-        if not any(RunFolder(folder, {}).is_finished for folder in folders):
+                continue
+            results[folder.resolve()] = read_result(folder)
+            if not RunFolder(folder, {}).is_finished:
+                remarks.append(f"{folder}: the run that is to replace this one is not finished")
+        if not finished:
             raise InputFileError(
                 f"{path}: no finished run in it; expected a folder of recover run or recover sweep"
             )
@@ -99,7 +99,7 @@ def read_result(folder: Path) -> Result:
     return Result(
         folder=folder,
         report=read_report(folder),
-        losses=_read_losses(RunFolder(folder, {}).metrics),
+        losses=_read_losses(RunFolder.to_read(folder).metrics),
     )
 
 
@@ -109,7 +109,7 @@ def read_report(folder: Path) -> RecoveryReport:
     Raises:
         InputFileError: If it is missing or damaged.
     """
-    path = RunFolder(folder, {}).report
+    path = RunFolder.to_read(folder).report
     try:
         record = parse_json(path.read_bytes())
     except (OSError, DreamSetError) as error:
@@ -119,7 +119,7 @@ def read_report(folder: Path) -> RecoveryReport:
 
 def _run_folders(path: Path) -> list[Path]:
     def is_run(folder: Path) -> bool:
-        run = RunFolder(folder, {})
+        run = RunFolder.to_read(folder)
         return run.is_finished or run.checkpoint.exists()
 
     if is_run(path):
@@ -135,6 +135,6 @@ def _read_losses(path: Path) -> tuple[tuple[float, float], ...]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         losses = [(float(row["step"]), float(row["loss"])) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputFileError(f"{path}: no metrics of recover run") from error
     return tuple(pair for pair in losses if all(abs(value) < MOST_PLOTTED for value in pair))

@@ -7,23 +7,28 @@ from contextlib import suppress
 from recover.figures import NUM_COLORS, Line
 from recover.measures import value_of
 from recover.results import Result
+from recover.tables import MOST_LABELLED
 from recover.usual import usual_allocation, usual_importance
+from shared.manifest import printable
 
 UNIMPORTANT = ("sparsity", "seed", "device", "checkpoint_every")  # one line for all of them
 
 
 def curves(results: Sequence[Result]) -> list[Result]:
-    """Return a run for every student and sparsity, as many as there are colors.
+    """Return a run for every kind of student and level, as many as there are colors.
 
-    Of several series of the same student, those of the first.
+    Of several series of a kind, those of the first; of too many levels, the most pruned.
     """
-    first: dict[str | None, list[Result]] = {}
+    levels: dict[tuple[object, ...], dict[float, Result]] = {}
     for group in series(results).values():
-        first.setdefault(group[0].report.student, group)
-    by_level: dict[tuple[str | None, float], Result] = {}
-    for result in (result for group in first.values() for result in group):
-        by_level.setdefault((result.report.student, result.report.sparsity), result)
-    return list(by_level.values())[-NUM_COLORS:]
+        if group[0].report.kind not in levels:
+            found = levels.setdefault(group[0].report.kind, {})
+            for result in group:
+                found.setdefault(result.report.level, result)
+    kinds = [list(found.values()) for found in levels.values()]
+    while sum(map(len, kinds)) > NUM_COLORS:
+        max(kinds, key=len).pop(0)
+    return [result for kind in kinds for result in kind]
 
 
 def series(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -54,9 +59,10 @@ def series(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def _student_name(result: Result) -> str:
-    if result.report.config.get("channels") is not None:
+    name, has_channels, pattern = result.report.kind
+    if has_channels:
         return "fewer channels"
-    return result.report.student or "pruned teacher"
+    return name or pattern or "pruned teacher"
 
 
 def _dreams_name(result: Result) -> str:
@@ -76,7 +82,8 @@ def _folder_name(result: Result) -> str:
 def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: bool = False) -> Line:
     """Return the mean over seeds at each level, and their range where there are several.
 
-    Levels are parts of the weights that are removed.
+    Levels are what was asked for; a point lies at the mean part of the weights that is removed,
+    which channels of another seed can differ in.
 
     Args:
         name: Of the curve.
@@ -84,18 +91,23 @@ def line_of(name: str, results: Sequence[Result], measure: str, *, is_bound: boo
         measure: ``accuracy`` or ``agreement``.
         is_bound: Whether it is the real-data bound.
     """
-    values: dict[float, list[float]] = {}
+    found: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     for result in results:
         value = value_of(result.report.recovered, measure)
         if value is not None:
-            values.setdefault(result.report.part_removed, []).append(value)
-    points = sorted(values.items())
-    several = any(len(found) > 1 for _, found in points)
+            level = (*result.report.kind, result.report.level)
+            found.setdefault(level, []).append((result.report.part_removed, value))
+    points = sorted(([*zip(*pairs, strict=True)] for pairs in found.values()), key=_place)
+    several = any(len(values) > 1 for _, values in points)
     return Line(
-        name=name,
-        x=tuple(sparsity for sparsity, _ in points),
-        y=tuple(sum(found) / len(found) for _, found in points),
-        low=tuple(min(found) for _, found in points) if several else (),
-        high=tuple(max(found) for _, found in points) if several else (),
+        name=printable(name, MOST_LABELLED),
+        x=tuple(map(_place, points)),
+        y=tuple(sum(values) / len(values) for _, values in points),
+        low=tuple(min(values) for _, values in points) if several else (),
+        high=tuple(max(values) for _, values in points) if several else (),
         is_bound=is_bound,
     )
+
+
+def _place(point: Sequence[Sequence[float]]) -> float:
+    return sum(point[0]) / len(point[0])

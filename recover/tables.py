@@ -9,9 +9,11 @@ from recover.costs import Costs
 from recover.measures import judged_alike, judged_on_real, measure_of, value_of, what_is_measured
 from recover.report import STAGES, ClassRecord, RecoveryReport
 from recover.results import Result
+from shared.manifest import printable
 
 NOTHING = "-"
 MOST_CLASSES = 30
+MOST_LABELLED = 200  # characters of a name in a figure, which takes no surrogates either
 LEAST_FULL_SHADE = 0.1  # a class that loses less is never the darkest there can be
 
 
@@ -38,10 +40,11 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     alike: dict[str, list[Path]] = {}
     for text, result in zip(plain, results, strict=True):
         alike.setdefault(text, []).append(result.folder)
-    return [
+    labels = [
         f"{text} {_told_apart(result.folder, alike[text])}" if len(alike[text]) > 1 else text
         for text, result in zip(plain, results, strict=True)
     ]
+    return [printable(label, MOST_LABELLED) for label in labels]
 
 
 def _told_apart(folder: Path, all_folders: Sequence[Path]) -> str:

@@ -37,9 +37,13 @@ _NO_TERMINAL = 1000  # columns
 class Tool(click.Group):
     """A command group whose errors are one line on stderr and an exit code (see shared.errors)."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Add ``--config`` to the group's own options."""
+    def __init__(self, *args: Any, resumed: Sequence[str] = (), **kwargs: Any) -> None:
+        """Add ``--config`` to the group's own options.
+
+        ``resumed`` are the commands that go on where they were interrupted; others begin again.
+        """
         super().__init__(*args, **kwargs)
+        self.resumed = tuple(resumed)
         prefix = self.context_settings.get("auto_envvar_prefix")
         self.params.append(
             click.Option(
@@ -95,7 +99,8 @@ def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
 def _describe(error: OSError) -> str:
     reason = error.strerror or str(error)
     if isinstance(error, UnwritableError):
-        return f"{error.filename}: cannot be written to ({reason}); choose another place"
+        advice = "make room, or choose another place" if error.is_full else "choose another place"
+        return f"{error.filename}: cannot be written to ({reason}); {advice}"
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
@@ -166,6 +171,9 @@ def command_line() -> str:
 
 def _how_to_go_on() -> str:
     """Return the command that goes on: without what would remove what has been made."""
+    root = click.get_current_context().find_root()
+    if root.invoked_subcommand not in getattr(root.command, "resumed", ()):
+        return f"the same command begins again: {_as_typed(_variables(), sys.argv[1:])}"
     given, words = _variables(), [word for word in sys.argv[1:] if word != "--overwrite"]
     variables = {name: "0" if name.endswith("_OVERWRITE") else given[name] for name in given}
     if name := _overwrite_in_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shared.config import AUTO, flag_of, kind_of, options_of
+from shared.config import AUTO, MOST, flag_of, kind_of, options_of
 from shared.errors import ConfigError, InputFileError
 
 
@@ -71,6 +71,16 @@ def build_config(
     return config_class(**{**(preset or {}), **given})
 
 
+class _WholeNumber(click.IntRange):
+    """A range whose help does not tell that no file holds numbers of more than 63 bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number > MOST:
+            self.fail(f"found {number}, expected at most {MOST}", param, ctx)
+        return number
+
+
 def _click_type(kind: type, chosen: Any) -> Any:
     if chosen.choices is not None:
         return click.Choice(chosen.choices)
@@ -80,7 +90,7 @@ def _click_type(kind: type, chosen: Any) -> Any:
     high = chosen.below if chosen.max is None else chosen.max
     if low is None and high is None:
         return kind
-    make: Any = click.IntRange if kind is int else click.FloatRange
+    make: Any = _WholeNumber if kind is int else click.FloatRange
     bounded = make(
         min=low,
         max=high,

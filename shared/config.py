@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.errors import ConfigError
 
+MOST = 2**63 - 1  # of a whole number
 AUTO = "auto"  # on the command line what None is in a config
 
 
@@ -78,6 +79,8 @@ def _violated(chosen: Option, value: Any) -> str | None:
         return None if value in chosen.choices else "one of " + ", ".join(chosen.choices)
     if not isinstance(value, (int, float)):
         return None
+    if isinstance(value, int) and abs(value) > MOST:  # no file that holds it could be read again
+        return f"at most {MOST}"
     if not math.isfinite(value):
         return "a finite number"
     if chosen.min is not None and value < chosen.min:

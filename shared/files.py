@@ -1,17 +1,26 @@
 """Files that are there whole or not at all: written beside their place, fsynced, renamed."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class UnwritableError(OSError):
     """A file cannot be written where it should be; named is that file, not a temporary one."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk is, or a quota."""
+        return self.errno in _FULL
 
 
 def make_folder_of(path: Path) -> None:
@@ -27,6 +36,27 @@ def make_folder_of(path: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name ``path`` where the block cannot write to it: a full disk's error names no file.
+
+    Args:
+        path: What the user knows of.
+        temporary: The file or folder that is written in its place.
+
+    Raises:
+        UnwritableError: Instead of an OSError of what is temporary, or of a full disk or quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        named, is_full = error.filename, error.errno in _FULL
+        is_hidden = temporary is not None and Path(str(named)).is_relative_to(temporary)
+        if not is_hidden and not (is_full and named is None):
+            raise
+        raise _unwritable(path, error) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` when the block succeeds.
 
@@ -36,20 +66,53 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UnwritableError: If the file cannot be made there.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if str(error.filename) != str(temporary):
-            raise
-        raise _unwritable(path, error) from error
+        with naming(path, temporary):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):  # what is wrong with its folder has been said
             temporary.unlink()
     fsync_folder(path.parent)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` for what will take its place; remove what is left of it.
+
+    Raises:
+        UnwritableError: If the folder cannot be made there.
+    """
+    folder = temporary_of(path)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process that had the same number
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_of(path: Path) -> Path:
+    """Return where a file of a temporary folder is to lie in the end; others lie there already."""
+    folder = path.parent
+    is_temporary = folder.name.startswith(".") and folder.name.endswith(".tmp")
+    return folder.with_name(path.name) if is_temporary else path
+
+
+def next_of(path: Path) -> Path:
+    """Return the hidden folder that holds what is whole and about to take the place of ``path``."""
+    return path.with_name(f".{path.name}.next")
+
+
+def temporary_of(path: Path) -> Path:
+    """Return what this process calls ``path``, a file or folder, until it is whole."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableError:
@@ -57,9 +120,10 @@ def _unwritable(path: Path, error: OSError) -> UnwritableError:
 
 
 def remove_stale_temporaries(*paths: Path) -> None:
-    """Remove what killed processes of this host left of ``paths``, see :func:`atomic_path`.
+    """Remove what killed processes of this host left of ``paths``: files and folders.
 
-    Each folder is listed once: sets have thousands of shards.
+    See :func:`atomic_path` and :func:`temporary_folder`. Each folder is listed once: sets have
+    thousands of shards.
     """
     host = f".{socket.gethostname()}."
     for folder in {path.parent for path in paths}:
@@ -67,7 +131,14 @@ def remove_stale_temporaries(*paths: Path) -> None:
         for leftover in folder.glob(".*.tmp"):
             name, _, process = leftover.name.removesuffix(".tmp").rpartition(host)
             if name in begun and process.isdigit() and not _is_running(int(process)):
-                leftover.unlink(missing_ok=True)
+                _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

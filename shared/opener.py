@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from shared.chunks import ALLOWED_FILTERS, ChunkTable, check_declared
 from shared.errors import DreamSetError, FormatVersionError
+from shared.files import next_of
 from shared.manifest import FORMAT, FORMAT_VERSION, printable
 
 ATTRIBUTES = ("format", "format_version", "shard", "num_shards", "teacher", "synthesis")
@@ -132,7 +133,12 @@ def holds_manifest(path: Path) -> bool:
 
 
 def why_missing(path: Path) -> str:
-    """Return the error for an index that is not there: its shards may be."""
+    """Return the error for an index that is not there: its shards may be, or its successor."""
+    if next_of(path).is_dir():
+        return (
+            f"{path}: not found, but {next_of(path).name}, a new set that was about to take its "
+            "place; repeat the command that made it, which puts it there"
+        )
     if any(path.parent.glob(f"{path.stem}-[0-9]*-of-[0-9]*.h5")):
         return (
             f"{path}: not found, but shards of it: an unfinished set; "

@@ -18,7 +18,7 @@ from torch import Tensor
 from shared.chunks import FLETCHER32, ChunkTable
 from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError, DreamSetError
-from shared.files import atomic_path, sha256_of
+from shared.files import atomic_path, place_of, sha256_of
 from shared.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -195,7 +195,8 @@ def _writing(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # h5py raises both when the disk is full
         reason = printable(getattr(error, "strerror", None) or str(error), 120)
         raise DreamforgeError(
-            f"{path}: cannot be written to ({reason}); free some space, or choose another --out"
+            f"{place_of(path)}: cannot be written to ({reason}); free some space, or choose "
+            "another --out"
         ) from error
 
 

@@ -1,7 +1,11 @@
 import pytest
+from click.testing import CliRunner
 
+from dreamforge.cli import main as dreamforge
 from dreamforge.config import SynthesisConfig, parse_sparsities
 from dreamforge.presets import PRESETS, preset_values
+from recover.cli import main as recover
+from recover.config import RecoverConfig
 from shared.errors import ConfigError
 
 
@@ -99,3 +103,24 @@ def test_what_decides_the_pixels_is_recorded_and_nothing_else():
         "opponent_sparsity": "0.8,0.95",
         "opponent_temperature": 3.0,
     }
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400])
+def test_whole_numbers_that_no_file_can_hold_are_refused(value):
+    for config, name in (
+        (SynthesisConfig, "seed"),
+        (RecoverConfig, "seed"),
+        (RecoverConfig, "steps"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"--{name}: found {value}, expected at most {2**63 - 1}$"
+        ):
+            config(**{name: value})
+    for tool in (dreamforge, recover):
+        command = "synth" if tool is dreamforge else "run"
+        words = [command, "--teacher", "none.pt", "--dreams", "none.h5", "--seed", str(value)]
+        if tool is dreamforge:
+            words[3:5] = ["--out", "none.h5"]
+        result = CliRunner().invoke(tool, words)
+        assert result.exit_code == 2, result.output
+        assert "--seed" in result.stderr

@@ -21,6 +21,7 @@ from recover.journal import Journal
 from recover.masks import dense_masks, global_masks
 from shared.errors import DreamforgeError
 from shared.feed import TensorFeed
+from shared.files import UnwritableError
 from shared.layout import settle_layout
 from shared.progress import Progress
 from shared.teacher import Teacher
@@ -292,3 +293,10 @@ def test_the_journal_forgets_rows_after_the_step_it_goes_back_to(tmp_path: Path)
 
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [50, 100, 150]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_row_that_finds_no_room_names_the_file() -> None:
+    with pytest.raises(UnwritableError) as found:
+        Journal(Path("/dev/full")).add({"step": 1, "loss": 1.0})
+    assert found.value.filename == "/dev/full"

@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from dreamforge.export import export, folder_names
 from dreamforge.import_images import import_images
 from dreamforge.verify import verify
+from shared import files
 from shared.dreamset import DreamSet
 from shared.errors import CheckpointError, ConfigError, DreamforgeError, InputFileError
 from shared.teacher import Teacher
@@ -64,6 +67,45 @@ def test_an_npz_file_holds_all_arrays(dreams: DreamSet, tmp_path: Path) -> None:
         for name in ("images", "labels", "logits", "batch", "loss"):
             assert np.array_equal(arrays[name], getattr(tiny_dreams(), name).numpy()), name
         assert json.loads(str(arrays["manifest"])) == dreams.manifest.to_json()
+
+
+@pytest.mark.parametrize("to", ["imagefolder", "webdataset", "npz"])
+def test_what_a_killed_export_left_goes_with_the_next(
+    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    monkeypatch.setattr(files, "_is_running", lambda process: False)
+    out = tmp_path / "exports" / "there"
+    left = files.temporary_of(out)
+    left = left.with_name(left.name.replace(f".{os.getpid()}.", ".4194305."))
+    if to == "npz":
+        left.parent.mkdir()
+        left.write_bytes(b"half")
+    else:
+        left.mkdir(parents=True)
+        (left / "dreams-000000.tar").write_bytes(b"half")
+
+    export(dreams, out, to)
+
+    assert [path.name for path in out.parent.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("to", ["imagefolder", "webdataset", "npz"])
+def test_a_full_disk_is_told_of_with_the_export(
+    dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("tarfile.TarFile.addfile", full)
+    monkeypatch.setattr("zipfile.ZipFile.writestr", full)
+    out = tmp_path / "exports" / "there"
+
+    with pytest.raises(files.UnwritableError) as found:
+        export(dreams, out, to)
+
+    assert found.value.filename == str(out)
+    assert not list(out.parent.iterdir())
 
 
 def test_class_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import socket
 import subprocess
@@ -6,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from shared import files
+from shared.cli import _describe
 from shared.files import (
     UnwritableError,
     atomic_path,
     make_folder_of,
+    naming,
+    place_of,
     remove_stale_temporaries,
     sha256_of,
+    temporary_folder,
     write_json,
     write_text,
 )
@@ -41,6 +47,51 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_of_with_the_name_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UnwritableError) as found:
+        write_text(tmp_path / "report.html", "text")
+    assert found.value.filename == str(tmp_path / "report.html")
+    assert _describe(found.value).endswith(
+        "(No space left on device); make room, or choose another place"
+    )
+
+    def write_both() -> None:
+        with naming(tmp_path / "there", tmp_path / "folder"):
+            write_text(tmp_path / "folder" / "inside", "text")
+
+    with pytest.raises(UnwritableError) as found:
+        write_both()
+    assert found.value.filename == str(tmp_path / "there")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_the_block_keep_their_words(tmp_path):
+    def read_nothing() -> None:
+        with naming(tmp_path):
+            (tmp_path / "nothing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        read_nothing()
+
+
+def test_a_folder_that_is_no_more_than_begun_goes(tmp_path, monkeypatch):
+    path = tmp_path / "dreams.h5"
+    with temporary_folder(path) as folder:
+        (folder / "dreams-00000-of-00001.h5").touch()
+        assert place_of(folder / "dreams.h5") == path
+        remove_stale_temporaries(path)
+        assert folder.exists()
+        monkeypatch.setattr(files, "_is_running", lambda process: False)
+        remove_stale_temporaries(path)
+        assert not folder.exists()
+    assert place_of(path) == path
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):

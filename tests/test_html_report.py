@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -26,6 +28,7 @@ from recover.sweep import plan_levels, run_sweep
 from recover.tables import Table, costs_table, labels_of, levels_table, num_bytes
 from shared.errors import ConfigError, IncompatibleError, InputFileError
 from shared.evaldata import EvalData
+from shared.files import UnwritableError
 from shared.teacher import Teacher
 
 VOID = {"meta", "img", "br", "path", "use", "line", "rect"}
@@ -296,6 +299,12 @@ def test_a_report_reads_back_as_it_was_written(levels: Path):
         {"num_kept": 1.5},
         {"provenance": []},
         {"config": None},
+        {"config": {"sparsity": None}},
+        {"config": {"sparsity": "0.5"}},
+        {"config": {"steps": []}},
+        {"config": {"student": 3}},
+        {"config": {"pattern": {}}},
+        {"config": {"schedule": 1, "importance": None}},
         {"classes": [{"label": "x"}]},
         {"classes": [1]},
         {"costs": {"macs_dense": 1}},
@@ -317,9 +326,10 @@ def test_a_damaged_report_is_one_line(tmp_path: Path, text: str):
         find_results([tmp_path])
 
 
-def test_damaged_metrics_are_one_line(levels: Path, tmp_path: Path):
+@pytest.mark.parametrize("row", ['{"step": 1}', f'{{"step": 1, "loss": {"9" * 400}}}'])
+def test_damaged_metrics_are_one_line(levels: Path, tmp_path: Path, row: str):
     broken = copied(levels, tmp_path / "broken")
-    (broken / "s0.5" / "metrics.jsonl").write_text('{"step": 1}\n')
+    (broken / "s0.5" / "metrics.jsonl").write_text(f"{row}\n")
 
     with pytest.raises(InputFileError, match=r"metrics\.jsonl: no metrics"):
         find_results([broken])
@@ -359,6 +369,61 @@ def test_runs_judged_on_other_images_are_remarked(levels: Path, tmp_path: Path):
     on_images, on_bound = published.remarks
     assert on_images == "the runs were judged on different numbers of real images (7, 60)"
     assert on_bound.startswith(f"no gap to {other / 's0.5'}, {other / 's0.9'}: not judged on")
+
+
+@pytest.mark.parametrize("names", [(b"a", b"a"), (b"caf\xe9 1", b"caf\xe9 2")])
+def test_names_that_are_no_text_are_drawn_all_the_same(
+    levels: Path, tmp_path: Path, names: tuple[bytes, bytes]
+):
+    record = json.loads((levels / "s0.5" / "report.json").read_text())
+    folders = [tmp_path / str(number) / os.fsdecode(name) for number, name in enumerate(names)]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        config = record["config"] | {"steps": 10 + number}
+        if names[0] == names[1]:
+            config["pattern" if number else "student"] = "\ud800"
+        (folder / "report.json").write_text(json.dumps(record | {"config": config}))
+
+    published = publish(folders, tmp_path / "r.html")
+
+    check(published.html.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "page.html", "page.md"])
+def test_nothing_but_pages_is_replaced(levels: Path, tmp_path: Path, name: str):
+    out = copied(levels, tmp_path / "levels") / "s0.5" / name
+    if not out.exists():
+        out.write_text("<!doctype html>\n# mine\n")
+    before = out.read_bytes()
+
+    with pytest.raises(ConfigError, match=f"{name}: is there already and not of recover report"):
+        publish(
+            [out.parents[1]], out.with_suffix(".html") if name == "page.md" else out, overwrite=True
+        )
+
+    assert out.read_bytes() == before
+
+
+def test_a_full_disk_leaves_both_files_as_they_were(
+    levels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "r.html"
+    publish([levels], out)
+    before = [path.read_bytes() for path in (out, out.with_suffix(".md"))]
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if ".md." in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UnwritableError) as found:
+        publish([levels], out, title="new", overwrite=True)
+
+    assert found.value.filename == str(out.with_suffix(".md"))
+    assert [path.read_bytes() for path in (out, out.with_suffix(".md"))] == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.md"]
 
 
 def test_what_is_there_is_not_overwritten_unasked(levels: Path, tmp_path: Path):

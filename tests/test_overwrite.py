@@ -9,10 +9,10 @@ import torch
 from click.testing import CliRunner
 from dreamset_fixtures import tiny_dreams, write_dream_set, write_packed_set
 
-from dreamforge.assemble import make_room
 from dreamforge.cli import main
 from dreamforge.forge import synthesize
 from dreamforge.overwrite import refuse_inputs, refuse_to_lose
+from dreamforge.replacing import new_set, refuse_taken
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.files import sha256_of
@@ -81,7 +81,7 @@ def test_files_that_are_no_dream_sets_survive_overwrite(
         with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
             synthesize(tiny_teacher, tiny_config, path, torch.device("cpu"), overwrite=True)
         with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
-            make_room(path, overwrite=True)
+            refuse_taken(path, overwrite=True)
         assert sha256_of(path) == before
 
 
@@ -91,17 +91,17 @@ def test_nothing_is_removed_where_one_file_may_not_be(tmp_path: Path) -> None:
     other.write_bytes(b"something else")
 
     with pytest.raises(ConfigError, match=other.name):
-        make_room(out, overwrite=True)
+        refuse_taken(out, overwrite=True)
     assert DreamSet.open(out).num_images == 24
 
 
 def test_folders_and_devices_are_no_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a folder, expected the file of an index"):
-        make_room(tmp_path, overwrite=True)
+        refuse_taken(tmp_path, overwrite=True)
     pipe = tmp_path / "pipe.h5"
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="no dream set, so --overwrite leaves it alone"):
-        make_room(pipe, overwrite=True)
+        refuse_taken(pipe, overwrite=True)
 
 
 def test_what_was_a_dream_set_may_go_whole_damaged_or_empty(tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def test_a_link_to_the_index_is_no_other_set(tmp_path: Path) -> None:
     (tmp_path / "latest.h5").symlink_to(out.name)
     (tmp_path / "newest.h5").symlink_to(tmp_path / "latest.h5")
 
-    make_room(out, overwrite=True)
+    with new_set(out, overwrite=True) as place:
+        write_packed_set(place.parent).rename(place)
 
-    assert not list(tmp_path.glob("dreams*"))
-    write_dream_set(tmp_path)
-    assert DreamSet.open(tmp_path / "newest.h5").num_images == 24
+    assert [path.name for path in tmp_path.glob("dreams*")] == [out.name]
+    assert DreamSet.open(tmp_path / "newest.h5").manifest.packed
 
 
 @pytest.mark.parametrize("kind", ["hard link", "copy", "behind both"])
@@ -218,7 +218,7 @@ def test_the_same_index_under_another_name_survives_overwrite(tmp_path: Path, ki
         other.symlink_to(behind)
 
     with pytest.raises(ConfigError, match=r"belongs to latest\.h5, so --overwrite leaves it"):
-        make_room(out, overwrite=True)
+        refuse_taken(out, overwrite=True)
     assert DreamSet.open(other).num_images == 24
 
 
@@ -246,16 +246,17 @@ def test_what_else_lies_in_the_folder_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / "folder.h5").mkdir()
     unrelated(tmp_path)
 
-    make_room(out, overwrite=True)
+    with new_set(out, overwrite=True) as place:
+        write_packed_set(place.parent).rename(place)
 
-    assert not list(tmp_path.glob("dreams*"))
+    assert [path.name for path in tmp_path.glob("dreams*")] == [out.name]
     assert DreamSet.open(tmp_path / "other.h5").num_images == 24
 
 
 def test_signs_of_a_pattern_in_a_name_are_letters(tmp_path: Path) -> None:
     write_dream_set(tmp_path, name="ab.h5")
 
-    make_room(tmp_path / "a[b].h5", overwrite=True)
+    refuse_taken(tmp_path / "a[b].h5", overwrite=False)
 
     assert DreamSet.open(tmp_path / "ab.h5").num_images == 24
 

@@ -32,3 +32,8 @@ def test_seeds_fit_into_a_signed_64_bit_integer():
 def test_the_streams_do_not_depend_on_the_process():
     """Fixed for ever, or resumed runs would differ: half of blake2b-64 of ``[0, "batch", 0]``."""
     assert derive_seed(0, "batch", 0) == 1716168922877847308
+
+
+def test_seeds_are_those_of_earlier_versions():
+    assert derive_seed(0, "batch", 7) == 8_041_494_642_376_095_761
+    assert derive_seed(2**63 - 1, "batch", 7) == 8_157_207_517_932_362_027

@@ -34,7 +34,7 @@ class Toy:
         validate(self)
 
 
-@click.group(cls=cli.Tool, context_settings={"auto_envvar_prefix": "TOY"})
+@click.group(cls=cli.Tool, context_settings={"auto_envvar_prefix": "TOY"}, resumed=("show",))
 def tool() -> None:
     """A toy."""
 
@@ -233,6 +233,13 @@ def test_what_goes_on_after_an_interruption_removes_nothing(runner, monkeypatch)
     monkeypatch.setattr("sys.argv", ["toy", *words])
     said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
     assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise interrupt\n")
+
+
+def test_what_leaves_nothing_to_go_on_with_begins_again_as_it_was_typed(runner, monkeypatch):
+    words = ["show", "--raise", "interrupt", "--overwrite"]
+    monkeypatch.setattr("sys.argv", ["toy", *words])
+    monkeypatch.setattr(tool, "resumed", ())
+    assert run(runner, *words[1:]).stderr.endswith(f"begins again: tool {shlex.join(words)}\n")
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])

@@ -238,7 +238,7 @@ def test_a_finished_run_is_that_of_its_images(
 
     assert "already finished" in again.stderr
     assert "already finished" in gone.stderr
-    assert (without.exit_code, fewer.exit_code) == (2, 2)
+    assert (without.exit_code, fewer.exit_code) == (4, 4)
     assert "--unlabeled" in without.stderr
     assert "contents of --unlabeled" in fewer.stderr
 

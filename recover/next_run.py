@@ -1,0 +1,77 @@
+"""A run in the place of a finished one, which stays until the new one is finished, too.
+
+The new run works in a hidden folder inside the run's folder. Its results move out of it at the end,
+the report last; a move that was cut short is ended by whoever comes next.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DreamSetError
+from shared.files import fsync_folder, write_json
+from shared.manifest import parse_json
+
+NEXT_NAME = ".recover.next"
+_BEGUN = "arguments.json"
+_REPORT = "report.json"
+
+
+def next_run(folder: Path) -> Path | None:
+    """Return where the run works that is to take the place of the one in ``folder``, if any does.
+
+    That is so from :func:`begin_next` until its report has moved out.
+    """
+    place = folder / NEXT_NAME
+    is_there = place.is_dir() and not place.is_symlink()
+    is_begun = is_there and ((place / _BEGUN).exists() or (place / _REPORT).exists())
+    return place if is_begun else None
+
+
+def begin_next(folder: Path, arguments: Mapping[str, Any]) -> Path:
+    """Make a place for a run that is to take that of the one in ``folder``, and return it.
+
+    Args:
+        folder: Of the run.
+        arguments: What decides the result; without any, whoever goes on brings them.
+    """
+    place = folder / NEXT_NAME
+    place.mkdir(exist_ok=True)
+    write_json(place / _BEGUN, dict(arguments))
+    return place
+
+
+def begun_with(place: Path) -> dict[str, Any] | None:
+    """Return the arguments of the run that has begun in ``place``, None where nobody knows."""
+    try:
+        return dict(parse_json((place / _BEGUN).read_bytes())) or None
+    except (OSError, DreamSetError, TypeError, ValueError):
+        return None
+
+
+def move_out(folder: Path, files: Sequence[str]) -> None:
+    """Put the finished run's files into the place of the earlier run's.
+
+    Args:
+        folder: Of the run.
+        files: Names of what a run can have there, the report last. What only the earlier run has
+            goes.
+    """
+    place = folder / NEXT_NAME
+    if (place / _BEGUN).exists():  # nothing has moved yet
+        for name in files:
+            if not (place / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        (place / _BEGUN).unlink()
+    for name in files:
+        if (place / name).exists():
+            (place / name).replace(folder / name)
+    fsync_folder(folder)
+    shutil.rmtree(place)
+
+
+def discard_next(folder: Path) -> None:
+    """Remove a run that was to take the place of the one in ``folder``, which stays."""
+    if next_run(folder) is not None:
+        shutil.rmtree(folder / NEXT_NAME)
