@@ -52,7 +52,7 @@ class Facts:
         given = self._arguments[name]
         if recorded is not None and _plain(given) != _plain(recorded):
             self._note(
-                f"{_WORDS.get(name, name)}: took {_short(given)} as given, though "
+                f"{name.replace('_', ' ')}: took {_short(given)} as given, though "
                 f"{_short(recorded)} is recorded"
             )
         return given
@@ -249,9 +249,6 @@ def _meaning(answers: str, num_logits: int) -> str:
     if num_logits == 1:
         return f'a sigmoid: class 1 where its answer is above 1/2, else class 0 ("{NONE}")'
     return f'a sigmoid for every answer by itself, class 0 where none is above 1/2 ("{NONE}")'
-
-
-_WORDS = {"image_size": "image size"}
 
 
 def _are_of_bytes(numbers: Sequence[float]) -> bool:
