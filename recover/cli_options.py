@@ -104,12 +104,9 @@ def warn(warnings: tuple[str, ...]) -> None:
 
 def show_files(report: "RecoveryReport") -> None:
     """Print what the student has learnt from, where that is not dreams alone, and where it is."""
-    origin = report.provenance
-    if origin.get("unlabeled"):
-        num_dreams = (origin.get("dreams") or {}).get("num_train", 0)
-        click.echo(
-            f"taught on {num_dreams:,} dreams and {origin['unlabeled']['num_images']:,} real images"
-        )
+    counts = report.fact("dreams", "num_train"), report.fact("unlabeled", "num_images")
+    if all(isinstance(count, int) for count in counts):  # files may have anything there
+        click.echo("taught on {:,} dreams and {:,} real images".format(*counts))
     click.echo(f"student: {report.out}/student.safetensors")
     click.echo(f"report: {report.out}/report.json")
 

@@ -100,9 +100,8 @@ def find_architecture(
     if name is not None:
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
-    elif (
-        suggests and nearest.num_wrong > 1
-    ):  # what one tensor keeps from fitting is no other network
+    elif suggests and nearest.num_wrong > 1:
+        # What one tensor keeps from fitting is no other network.
         found = fit_by_position(checkpoint.tensors, facts.hint(checkpoint.path))
         if found:
             raise CheckpointError(_suggestion(found, facts))

@@ -243,6 +243,23 @@ def test_a_finished_run_is_that_of_its_images(
     assert "contents of --unlabeled" in fewer.stderr
 
 
+@pytest.mark.parametrize("found", ["forty", {"num_images": "forty"}, [40]])
+def test_what_a_report_says_of_them_may_be_anything(
+    dreams: DreamSet, tmp_path: Path, found: object
+) -> None:
+    arguments = ("--dreams", dreams.path, "--out", tmp_path / "student")
+    assert run(*arguments).exit_code == 0
+    report = tmp_path / "student" / "report.json"
+    record = json.loads(report.read_text())
+    record["provenance"]["unlabeled"] = found
+    report.write_text(json.dumps(record))
+
+    again = run(*arguments)
+
+    assert again.exit_code == 0, again.output
+    assert "taught on" not in again.stdout
+
+
 def test_images_that_are_learnt_from_and_judged_by_are_told_of(
     tiny_teacher: Teacher, dreams: DreamSet, photos: Path, tmp_path: Path
 ) -> None:
