@@ -16,8 +16,9 @@ demo: .venv/.demo
 		--eval-data demo/digits/test --out demo/recovered --overwrite
 	@echo 'contact sheet of the dreams: demo/dreams.png'
 
-# A process per core: every test computes with one thread. Files stay together, for what they share.
-PYTEST := -m pytest --numprocesses auto --dist loadfile
+# A process per core: every test computes with one thread. Files stay together, for what they share,
+# in the order of tests/conftest.py.
+PYTEST := -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: .venv/.test
 	$(BIN)/python $(PYTEST)

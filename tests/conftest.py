@@ -22,6 +22,12 @@ IMAGE_SHAPE = (3, 8, 8)
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: the last file of one process keeps the other one waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """A shell starts background jobs with SIGINT ignored, and their children inherit that."""

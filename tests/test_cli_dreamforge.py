@@ -362,7 +362,7 @@ def environment_of(**changes: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_which_command_goes_on(teacher_file, tmp_path, number):
-    arguments = ["--n", "48", "--batch-size", "4", "--shard-size", "4", "--steps", "30"]
+    arguments = ["--n", "48", "--batch-size", "4", "--shard-size", "4", "--steps", "15"]
     process = subprocess.Popen(
         command_of(teacher_file, *arguments, "--out", "my dreams.h5"),
         cwd=tmp_path,

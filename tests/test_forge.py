@@ -174,7 +174,7 @@ def test_kill_minus_nine_and_the_same_command_again_give_the_undisturbed_bytes(
         "--shard-size",
         "4",
         "--steps",
-        "30",
+        "10",
         "--out",
         "dreams.h5",
         "--device",

@@ -15,7 +15,6 @@ from shared.dreamset import DreamSet
 from shared.errors import DreamSetError
 
 NUM_IMAGES = 24
-METHODS = ("fork", "spawn", "forkserver")
 
 
 class Dreams(Dataset[tuple[Tensor, Tensor]]):
@@ -55,10 +54,15 @@ def dreams(tmp_path: Path) -> DreamSet:
 # of it, as torch does of more workers than cores.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-@pytest.mark.parametrize("opened", [False, True], ids=["fresh", "with open shards"])
 @pytest.mark.parametrize(
-    "method",
-    ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS[1:])],
+    ("method", "opened"),
+    [
+        ("fork", False),
+        ("fork", True),
+        # New interpreters, which take seconds to start, inherit nothing that is open.
+        pytest.param("spawn", True, marks=pytest.mark.slow),
+        pytest.param("forkserver", True, marks=pytest.mark.slow),
+    ],
 )
 def test_two_workers_read_the_bytes_of_direct_reading(
     dreams: DreamSet, method: str, opened: bool

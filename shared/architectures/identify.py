@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from shared.architectures.match import (
     match_changed,
     match_resized,
 )
+from shared.architectures.renaming import roles
+from shared.architectures.skeleton import build_for_names
 from shared.errors import CheckpointError
 
 _SMALL_IMAGE = 64  # pixels; below it the CIFAR version of a network is the likelier one
@@ -161,18 +164,26 @@ def fit_by_position(
 ) -> list[tuple[Match, dict[str, Tensor]]]:
     """Return what the tensors fit under other names, with the tensors under those names.
 
-    It builds all known architectures, which takes seconds: for when nothing else has fitted.
+    It builds all known architectures, which takes seconds, once per process: for when nothing else
+    has fitted.
     """
+    found = roles(tensors)
     names = list(_hinted_timm_names(hint))
     known = set(timm_names())
     # TensorFlow's padding differs, and so timm has many a network twice.
     names += [f"tf_{name}" for name in names if f"tf_{name}" in known]
     timm = [find_candidate(f"timm:{name}") for name in names]
     fitting = []
-    for candidate in (*ARCHITECTURES.values(), *timm):
+    likely = [each for name, each in ARCHITECTURES.items() if _roles_of(name) == found]
+    for candidate in (*likely, *timm):
         with suppress(NoFitError):
             fitting.append(match_by_position(candidate, tensors))
     return fitting
+
+
+@cache
+def _roles_of(name: str) -> list[str]:
+    return roles(build_for_names(lambda: ARCHITECTURES[name].build(2)).state_dict())
 
 
 def _hinted_timm_names(hint: str) -> Iterator[str]:

@@ -28,11 +28,17 @@ def renamed_by_position(
         stands behind the last dot (weight, bias, running_mean, running_var). Shapes are not
         compared.
     """
-    expected = [name for name in with_plain_names(skeleton.state_dict()) if _role(name) != _COUNTER]
-    found = {name: tensor for name, tensor in tensors.items() if _role(name) != _COUNTER}
-    if [_role(name) for name in expected] != [_role(name) for name in found]:
+    ours = skeleton.state_dict()
+    if roles(ours) != roles(tensors):
         return None
-    return dict(zip(expected, found.values(), strict=True))
+    expected = [name for name in with_plain_names(ours) if _role(name) != _COUNTER]
+    found = [tensor for name, tensor in tensors.items() if _role(name) != _COUNTER]
+    return dict(zip(expected, found, strict=True))
+
+
+def roles(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what stands behind the last dot of each name, but for counters of BatchNorm."""
+    return [role for role in map(_role, tensors) if role != _COUNTER]
 
 
 def _role(name: str) -> str:
