@@ -162,7 +162,7 @@ def test_without_timm_the_error_says_what_would_help(tmp_path: Path, monkeypatch
     (tmp_path / "model.safetensors").write_bytes(to_safetensors(blocks, {}))
     monkeypatch.setattr("importlib.util.find_spec", without_timm)
     with pytest.raises(CheckpointError, match=r"timm is not installed \(pip install timm\)$"):
-        load_teacher(tmp_path)
+        load_teacher(tmp_path, suggests=False)  # whose search takes seconds
 
 
 def test_what_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
