@@ -110,7 +110,8 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         say(f"note: {note}")
     if options["dry_run"]:
         config = settle_compile(loaded, config.resolve(image_shape), device)
-        _show_plan(loaded, config, out, device, as_json=as_json)
+        embed = options["embed_teacher"]
+        _show_plan(loaded, config, out, device, embed_teacher=embed, as_json=as_json)
         return
     result = _run(
         loaded,
@@ -216,7 +217,13 @@ def _show_result(record: dict[str, Any]) -> None:
 
 
 def _show_plan(
-    loaded: Any, config: SynthesisConfig, out: Path, device: Any, *, as_json: bool
+    loaded: Any,
+    config: SynthesisConfig,
+    out: Path,
+    device: Any,
+    *,
+    embed_teacher: bool,
+    as_json: bool,
 ) -> None:
     from dreamforge.estimate import estimate
     from dreamforge.plan import plan_shards
@@ -224,7 +231,8 @@ def _show_plan(
 
     spec = loaded.spec
     num_shards = len(plan_shards(config, out))  # before anything is timed: they may be too many
-    costs = estimate(loaded, config, device, seconds_to_start=time.process_time())
+    started = time.process_time()
+    costs = estimate(loaded, config, device, embed_teacher=embed_teacher, seconds_to_start=started)
     record = {
         "teacher": spec.to_json(),
         "device": describe_device(device),

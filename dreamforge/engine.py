@@ -27,6 +27,7 @@ from shared.errors import DreamforgeError
 from shared.images import to_images
 from shared.seeding import generator
 from shared.teacher import Teacher
+from shared.values import stored_logits
 
 SECONDS_BETWEEN_READS = 1.0  # reading a loss makes the device wait, so it is done rarely
 MAX_ATTEMPTS = 4  # each with half the rate of the one before
@@ -149,7 +150,7 @@ class Engine:
         dreams = DreamBatch(
             images=images.cpu(),
             labels=targets,
-            logits=logits.to(torch.float16),
+            logits=stored_logits(logits, spec.architecture),
             batch=torch.full((stop - start,), batch, dtype=torch.int32),
             loss=torch.full((stop - start,), loss),
         )

@@ -31,7 +31,12 @@ STEPS_AROUND = 0.5  # a batch's noise, targets and answer in float32, in steps
 
 
 def estimate(
-    teacher: Teacher, config: SynthesisConfig, device: torch.device, *, seconds_to_start: float = 0
+    teacher: Teacher,
+    config: SynthesisConfig,
+    device: torch.device,
+    *,
+    embed_teacher: bool = False,
+    seconds_to_start: float = 0,
 ) -> dict[str, Any]:
     """Return disk, memory and hours of a resolved config on ``device``.
 
@@ -48,6 +53,7 @@ def estimate(
         teacher: What will be inverted.
         config: Resolved.
         device: One of the devices of the run.
+        embed_teacher: The teacher's weights go into the index.
         seconds_to_start: What a process takes before it comes here: imports, the teacher.
     """
     per_image = step_num_bytes(teacher, config, device)
@@ -66,6 +72,8 @@ def estimate(
     most = -(-num_shards // NUM_DEVICES) / num_shards  # of the work, on the busiest device
     row = 2 * teacher.spec.num_classes + 8 + 4 + 4
     num_bytes = config.num_images * (_num_values(teacher) + row)
+    if embed_teacher:
+        num_bytes += sum(tensor.nbytes for tensor in teacher.network.state_dict().values())
     return {
         "num_bytes_on_disk": num_bytes,
         "num_bytes_in_memory": per_image * batch_size,

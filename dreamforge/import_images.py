@@ -11,12 +11,13 @@ from torch import Tensor
 from dreamforge.assemble import Rows, write_set
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
-from shared.errors import CheckpointError, InputFileError
+from shared.errors import InputFileError
 from shared.evaldata import list_classes, list_images, read_images
 from shared.imagefile import open_image
 from shared.manifest import Manifest
 from shared.progress import ProgressCallback, ignore_progress
 from shared.teacher import Teacher
+from shared.values import stored_logits
 
 
 def import_images(
@@ -58,15 +59,10 @@ def import_images(
 
     def read(start: int, stop: int) -> DreamBatch:
         logits = teacher.logits(images[start:stop])
-        if not torch.isfinite(logits.half()).all():
-            raise CheckpointError(
-                f"{teacher.spec.architecture}: logits beyond float16 (65,504) or not finite on "
-                f"images of {folder}; check mean and std"
-            )
         return DreamBatch(
             images=images[start:stop],
             labels=logits.argmax(1),
-            logits=logits.half(),
+            logits=stored_logits(logits, f"images of {folder}: {teacher.spec.architecture}"),
             batch=torch.arange(start, stop, dtype=torch.int32),
             loss=torch.zeros(stop - start),
         )

@@ -8,6 +8,7 @@ from dreamforge.noise import balanced_targets
 from shared.dreams import DreamBatch
 from shared.images import to_images
 from shared.seeding import generator
+from shared.values import stored_logits
 
 
 class ShardStream:
@@ -40,7 +41,7 @@ class ShardStream:
         dreams = DreamBatch(
             images=images.cpu(),
             labels=targets,
-            logits=logits.to(torch.float16),
+            logits=stored_logits(logits, scorer.spec.architecture),
             batch=torch.full((stop - start,), batch, dtype=torch.int32),
             loss=torch.full((stop - start,), adapted.terms["total"]),
         )

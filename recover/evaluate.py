@@ -11,7 +11,7 @@ from recover.importance import prunable_weights
 from recover.masks import num_nonzero
 from recover.report import ClassRecord, StageRecord
 from recover.selection import likeness, varied
-from shared.metrics import agreement, known_accuracy, mean_auroc, predict
+from shared.metrics import agreement, known_accuracy, mean_auroc, predict, require_finite
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.spec import SIGMOID, TeacherSpec
 from shared.teacher import Teacher
@@ -61,16 +61,32 @@ def answers(
     return torch.cat(parts)
 
 
+def teacher_answers(
+    teacher: Teacher, images: Tensor, progress: ProgressCallback = ignore_progress
+) -> Tensor:
+    """Return the teacher's :func:`answers`, which others are compared with.
+
+    Raises:
+        CheckpointError: If they are not finite.
+    """
+    logits = answers(teacher.network, images, teacher.spec, name="teacher", progress=progress)
+    return require_finite(logits, f"the teacher ({teacher.spec.architecture})")
+
+
 def exam_beside(
     teacher: Teacher,
     images: Tensor,
     labels: Tensor | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> Exam | None:
-    """Return an exam with the teacher's answers; None if there are no images."""
+    """Return an exam with the teacher's answers; None if there are no images.
+
+    Raises:
+        CheckpointError: If the answers are not finite.
+    """
     if len(images) == 0:
         return None
-    logits = answers(teacher.network, images, teacher.spec, name="teacher", progress=progress)
+    logits = teacher_answers(teacher, images, progress)
     return Exam(images=images, labels=labels, teacher_logits=logits)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recover.evaluate import Exam, Judge, answers, exam_on_variants
+from recover.evaluate import Exam, Judge, exam_on_variants, teacher_answers
 from recover.export import Student
 from recover.holdout import MOST_HELD_OUT, split_rows
 from recover.importance import prunable_weights
@@ -67,6 +67,7 @@ def examine_student(
         progress: Told of the images.
 
     Raises:
+        CheckpointError: If the teacher's answers are not finite.
         IncompatibleError: If images or classes of the inputs do not fit the student.
     """
     device = resolve_device(device_name)
@@ -80,9 +81,7 @@ def examine_student(
     def exam(images: Tensor, labels: Tensor | None, stored: Tensor | None) -> Exam:
         logits = stored
         if teacher:
-            logits = answers(
-                teacher.network, images, teacher.spec, name="teacher", progress=progress
-            )
+            logits = teacher_answers(teacher, images, progress)
         return Exam(images=images, labels=labels, teacher_logits=logits)
 
     on_dreams, on_variants = None, None

@@ -32,7 +32,7 @@ from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.evaldata import EvalData
 from shared.files import atomic_path
-from shared.metrics import agreement, known_accuracy, mean_auroc
+from shared.metrics import agreement, known_accuracy, mean_auroc, require_finite
 from shared.progress import ProgressCallback, ignore_progress
 from shared.seeding import generator
 from shared.teacher import Teacher
@@ -156,6 +156,7 @@ def write_int8(
     judged = Teacher(network=network, spec=taken)
     variants = varied(images_of(dreams, split.held_out))
     answers, expected = judged.logits(variants), classifier.logits(variants)
+    require_finite(expected, "the student")
     faithful = agreement(answers, expected)
     if faithful < FAITHFUL:
         warnings.append(

@@ -1,11 +1,13 @@
 """Where the teacher of a dream set is, when nobody says."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from shared.checkpoint import checkpoint_from_bytes
 from shared.dreamset import DreamSet
 from shared.errors import CheckpointError, ConfigError
+from shared.manifest import printable
 from shared.teacher import Teacher, load_teacher, teacher_from_checkpoint
 
 
@@ -29,7 +31,7 @@ def find_teacher(dreams: DreamSet, path: Path | None, **options: Any) -> Teacher
         return found
     raise ConfigError(
         f"{dreams.path}: no embedded teacher, and none at the recorded path "
-        f"({recorded.path or 'none recorded'}); pass it with --teacher"
+        f"({printable(recorded.path or 'none recorded')}); pass it with --teacher"
     )
 
 
@@ -70,6 +72,7 @@ def _teacher_at_hand(dreams: DreamSet, options: dict[str, Any]) -> Teacher | Non
         return None
     # As it was given to dreamforge: relative to the folder of that command, perhaps of the set.
     for path in (Path(recorded.path), dreams.path.parent / recorded.path):
-        if path.is_file():
+        # Path.is_file raises where the name is too long for any file, or a folder is not ours.
+        if os.path.isfile(path):  # noqa: PTH113
             return load_teacher(path, spec=recorded, **options)
     return None

@@ -12,7 +12,7 @@ from shared.answers import LastStep
 from shared.architectures import Candidate, is_factory
 from shared.errors import CheckpointError, ConfigError
 from shared.input_scale import Convention
-from shared.records import LOOSE_KEYS, READERS
+from shared.records import LOOSE_KEYS, READERS, read_numbers
 from shared.spec import NONE, SIGMOID, SOFTMAX, TeacherSpec, class_names_of, misfit_of, other_names
 
 _MOST = 2.0  # a mean or std for pixels in [0, 1]; those of images are below 1
@@ -295,6 +295,6 @@ def _plain(value: Any) -> Any:
 def _short(value: Any) -> str:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return repr(value)[:60]
-    if value and all(isinstance(item, (int, float)) for item in value):
+    if read_numbers(value):
         return ", ".join(f"{item:g}" for item in value[:8])
     return f"{len(value)} values"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.device import to_device
+from shared.errors import CheckpointError
 from shared.images import to_pixels
 from shared.spec import TeacherSpec
 
@@ -153,6 +154,24 @@ def agreement(logits_a: Tensor, logits_b: Tensor) -> float:
         logits_b: ``(N, K)``, any device.
     """
     return accuracy(logits_a, logits_b.argmax(1))
+
+
+def require_finite(logits: Tensor, whose: str) -> Tensor:
+    """Return logits that others are compared with: where they are NaN, so are all, which agrees.
+
+    Args:
+        logits: ``(N, K)``.
+        whose: Says it in the error.
+
+    Raises:
+        CheckpointError: If there is NaN or infinity among them.
+    """
+    if not torch.isfinite(logits).all():
+        raise CheckpointError(
+            f"{whose}: answers with NaN or infinity, expected finite logits; are mean, std and "
+            "weights right?"
+        )
+    return logits
 
 
 @contextmanager

@@ -119,8 +119,8 @@ def _preprocessing(images: Mapping[str, Any]) -> dict[str, Any]:
     scale, offset = 1.0, 0.0
     if images.get("do_rescale") is False:
         scale = 255.0
-    elif isinstance(factor := images.get("rescale_factor"), (int, float)):
-        scale, offset = 255.0 * factor, 1.0 if images.get("rescale_offset") is True else 0.0
+    elif (factor := _numbers(images.get("rescale_factor"))) is not None:
+        scale, offset = 255.0 * factor[0], 1.0 if images.get("rescale_offset") is True else 0.0
     once_more = images.get("include_top") is True
     if scale > 0 and math.isfinite(scale):
         facts["mean"] = [(value + offset) / scale for value in mean]

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.chunks import ALLOWED_FILTERS, ChunkTable, check_declared
+from shared.chunks import ALLOWED_FILTERS, ChunkTable, check_apart, check_declared
 from shared.errors import DreamSetError, FormatVersionError
 from shared.files import next_of
 from shared.manifest import FORMAT, FORMAT_VERSION, printable
@@ -90,6 +90,7 @@ def open_safely(
                 for name, (dtype, num_dims) in layout.items()
                 if file.id.links.exists(name.encode())
             }
+            check_apart(tables.values())
             yield file, Contents(tables=tables, attributes=attributes)
 
 

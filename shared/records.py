@@ -3,12 +3,12 @@
 Records are somebody else's: a reader returns None for what makes no sense.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shared.architectures import ARCHITECTURES
-from shared.spec import ANSWERS
+from shared.spec import ANSWERS, LEAST_STD, MOST_MEAN, MOST_STD
 
 
 def _read_architecture(value: Any) -> str | None:
@@ -27,13 +27,23 @@ def read_numbers(value: Any) -> tuple[float, ...] | None:
     """Return a sequence of finite numbers as a tuple, or None if it is anything else, or empty."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
-    numbers = [item for item in value if isinstance(item, (int, float)) and math.isfinite(item)]
+    numbers = [item for item in value if isinstance(item, (int, float)) and _is_float(item)]
     return tuple(numbers) if len(numbers) == len(value) else None
+
+
+def _is_float(number: float) -> bool:
+    """Tell whether a number is finite, also as a float, which whole ones in JSON need not be."""
+    return abs(number) <= sys.float_info.max
+
+
+def _read_mean(value: Any) -> tuple[float, ...] | None:
+    numbers = read_numbers(value)
+    return numbers if numbers and max(map(abs, numbers)) <= MOST_MEAN else None
 
 
 def _read_std(value: Any) -> tuple[float, ...] | None:
     numbers = read_numbers(value)
-    return numbers if numbers and min(numbers) > 0 else None
+    return numbers if numbers and min(numbers) >= LEAST_STD and max(numbers) <= MOST_STD else None
 
 
 def _read_names(value: Any) -> tuple[str, ...] | None:
@@ -73,7 +83,7 @@ def _read_answers(value: Any) -> str | None:
 READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "architecture": ("architecture", _read_architecture),
     "image_shape": ("image_size", _read_size),
-    "mean": ("mean", read_numbers),
+    "mean": ("mean", _read_mean),
     "std": ("std", _read_std),
     "class_names": ("class_names", _read_names),
     "answers": ("answers", _read_answers),

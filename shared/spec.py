@@ -1,7 +1,6 @@
 """What one must know of a teacher besides its weights; it travels in checkpoints and dream sets."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,10 @@ from shared.errors import ConfigError
 SOFTMAX = "softmax"
 SIGMOID = "sigmoid"
 ANSWERS = (SOFTMAX, SIGMOID)
+MOST_MEAN = 1e6
+# Of inputs of any use: those from 0 to 255 have 1/255, 16 bits 1/65535. In float32 the inputs of a
+# far smaller one are infinite, and the answers no numbers.
+LEAST_STD, MOST_STD = 1e-6, 1e6
 NONE = "none"  # the name of class 0 where the others are findings
 
 
@@ -72,7 +75,7 @@ class TeacherSpec:
         num_classes: Length of a logit vector; of sigmoids that is their number and one.
         image_shape: ``(C, H, W)`` in pixels.
         mean: Per channel, for pixels in [0, 1]; ``inputs = (pixels - mean) / std``.
-        std: Per channel, positive.
+        std: Per channel, positive. Both are bounded.
         class_names: One per class, in the order of the logits, or None where unknown; of several
             findings the first is "none".
         fingerprint: Hexadecimal sha256 of the weights, see :func:`shared.teacher.fingerprint`.
@@ -103,14 +106,17 @@ class TeacherSpec:
             self.image_shape,
             "three positive integers",
         )
-        for name, values in (("mean", self.mean), ("std", self.std)):
+        bounds = (
+            ("mean", self.mean, -MOST_MEAN, MOST_MEAN),
+            ("std", self.std, LEAST_STD, MOST_STD),
+        )
+        for name, values, low, high in bounds:
             _require(
-                len(values) == channels and all(map(math.isfinite, values)),
+                len(values) == channels and all(low <= value <= high for value in values),
                 name,
                 values,
-                f"{channels} finite numbers, one per channel",
+                f"a number from {low:g} to {high:g} for each of the {channels} channels",
             )
-        _require(all(value > 0 for value in self.std), "std", self.std, "positive numbers")
         _require(
             re.fullmatch(r"[0-9a-f]{64}", self.fingerprint) is not None,
             "fingerprint",

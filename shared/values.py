@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.dreams import FIELDS, DreamBatch
-from shared.errors import DreamSetError
+from shared.errors import CheckpointError, DreamSetError
 
 # Of a shard, and of a packed set: name: dtype, number of dimensions. The rows come first.
 ARRAYS: dict[str, tuple[str, int]] = {
@@ -62,6 +62,21 @@ def check_values(dreams: DreamBatch) -> None:
     check_labels(dreams.labels, dreams.logits.shape[1])
     check_finite("logits", dreams.logits)
     check_finite("loss", dreams.loss)
+
+
+def stored_logits(logits: Tensor, whose: str) -> Tensor:
+    """Return logits as a set stores them, float16; ``whose`` they are, an error says.
+
+    Raises:
+        CheckpointError: If there is NaN, infinity or what float16 cannot hold among them.
+    """
+    stored = logits.half()
+    if not torch.isfinite(stored).all():
+        raise CheckpointError(
+            f"{whose}: logits beyond float16 (65,504) or not finite; are mean, std and weights "
+            "right?"
+        )
+    return stored
 
 
 def check_finite(name: str, values: Tensor) -> None:

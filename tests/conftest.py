@@ -87,7 +87,7 @@ def teacher_file(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> SynthesisConfig:
     """Three shards of one batch of eight."""
     return SynthesisConfig(

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,18 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted(folder.glob("*.h5"))}
 
 
+@pytest.fixture(scope="module")
+def template(tiny_teacher, tiny_config, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    synthesize(tiny_teacher, tiny_config, folder / "dreams.h5", CPU, provenance=FACTS)
+    return folder
+
+
 @pytest.fixture
-def out(tiny_teacher, tiny_config, tmp_path) -> Path:
-    """A finished set."""
-    path = tmp_path / "dreams.h5"
-    synthesize(tiny_teacher, tiny_config, path, CPU, provenance=FACTS)
-    return path
+def out(template, tmp_path) -> Path:
+    """A finished set, a copy of its own for each test."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "dreams.h5"
 
 
 def flip_byte(path: Path, position: int) -> None:

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from dreamforge import inversion_loss
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.config import SynthesisConfig
 from dreamforge.engine import Engine, SynthesizedBatch, _Best, rate_factor
+from dreamforge.fast_engine import FastEngine
 from dreamforge.moves import jitters, move
 from dreamforge.noise import balanced_targets, initial_inputs
 from dreamforge.objective import bn_kl
+from dreamforge.shard_stream import ShardStream
 from shared.architectures import build_network
-from shared.errors import DreamforgeError
+from shared.errors import CheckpointError, DreamforgeError
 from shared.natural import NaturalBasis
 from shared.seeding import generator
 from shared.spec import TeacherSpec
@@ -50,6 +53,18 @@ def test_stored_logits_are_the_teachers_answer_to_the_stored_images(tiny_teacher
     assert torch.equal(dreams.logits, expected)
     assert torch.equal(dreams.labels, balanced_targets(4, 0, 8, 16))
     assert dreams.batch.tolist() == [1] * 8
+
+
+def test_logits_that_float16_cannot_hold_are_one_line(tiny_teacher, tiny_config):
+    network = copy.deepcopy(tiny_teacher.network)
+    network.linear.weight.mul_(1e7)
+    teacher = Teacher(network=network, spec=tiny_teacher.spec)
+    config = dataclasses.replace(tiny_config, steps=1)
+    fast = FastEngine(teacher, dataclasses.replace(config, method="generator"), CPU)
+
+    for engine in (Engine(teacher, config, CPU), ShardStream(fast, fast.initial)):
+        with pytest.raises(CheckpointError, match=r"resnet8: logits beyond float16 .* mean, std"):
+            engine.synthesize(0, 0, 8)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 2e-2)])

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,11 @@ import torch
 from torch import nn
 
 from dreamforge import estimate as module
+from dreamforge.cli import main
 from dreamforge.config import SynthesisConfig
 from dreamforge.estimate import STATE_COPIES, activation_num_bytes, estimate
+from dreamforge.forge import synthesize
+from shared.shards import CHUNK_BYTES
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint
 
@@ -91,6 +95,26 @@ def test_what_a_generator_learns_first_is_paid_once(small_teacher, monkeypatch):
     config = config_of(16, method="generator", meta_batches=10)
 
     assert estimate(small_teacher, config, CPU)["seconds_once"] == pytest.approx(3 + 10 * 4.5 * 0.5)
+
+
+def test_an_embedded_teacher_takes_its_room(
+    tiny_teacher, teacher_file, tiny_config, tmp_path: Path, monkeypatch, runner
+):
+    monkeypatch.setattr(module, "_time_steps", lambda *_: (0.0, 1.0))
+    config = dataclasses.replace(tiny_config, steps=1, num_images=8)
+    sizes, planned = [], []
+    for more in ([], ["--embed-teacher"]):
+        folder = tmp_path / str(len(more))
+        synthesize(tiny_teacher, config, folder / "dreams.h5", CPU, embed_teacher=bool(more))
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
+        arguments = ["synth", "--teacher", str(teacher_file), "--n", "8", "--dry-run", "--json"]
+        shown = runner.invoke(main, [*arguments, "--out", str(tmp_path / "o.h5"), *more])
+        planned.append(json.loads(shown.stdout)["num_bytes_on_disk"])
+
+    # Besides names and shapes: the last chunk is stored in full.
+    more_planned, more_there = planned[1] - planned[0], sizes[1] - sizes[0]
+    assert more_planned < more_there < more_planned + CHUNK_BYTES
+    assert planned[1] > 50 * planned[0]  # so it is most of a set this small
 
 
 class Clock:

@@ -1,9 +1,18 @@
+from pathlib import Path
+
+import pytest
 import torch
-from dreamset_fixtures import tiny_spec
+from dreamset_fixtures import tiny_spec, write_dream_set
 from torch import Tensor, nn
 
-from recover.evaluate import Exam, Judge
+from dreamforge.verify import verify
+from recover.evaluate import Exam, Judge, exam_beside, exam_on_variants
+from recover.examine import examine_student
+from recover.export import Student
 from recover.report import ClassRecord
+from shared.dreamset import DreamSet
+from shared.errors import CheckpointError
+from shared.teacher import Teacher, fingerprint
 
 
 class Says(nn.Module):
@@ -96,3 +105,32 @@ def test_without_images_or_a_teacher_no_class_is_measured() -> None:
     for real in (None, no_teacher):
         judge = Judge(spec=tiny_spec(), dreams=None, real=real)
         assert judge.judge_by_class(Says(), "student")[1] == ()
+
+
+def overflowing() -> Teacher:
+    """A teacher of finite weights whose answers are infinite, but for black images."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    network[1].weight.data.fill_(3e38)
+    return Teacher(network=network, spec=tiny_spec(fingerprint=fingerprint(network)))
+
+
+def test_nobody_is_compared_with_a_teacher_whose_answers_are_no_numbers(tmp_path: Path) -> None:
+    teacher, images = overflowing(), torch.full((3, 3, 8, 8), 255, dtype=torch.uint8)
+    dreams = DreamSet.open(write_dream_set(tmp_path, spec=teacher.spec))
+    student = Student(classifier=overflowing(), facts={})
+
+    for compare in (
+        lambda: exam_beside(teacher, images),
+        lambda: exam_on_variants(teacher, images),
+        lambda: examine_student(student, teacher, dreams, None, "cpu"),
+    ):
+        with pytest.raises(CheckpointError, match=r"teacher \(tiny\): answers with NaN or inf"):
+            compare()
+    problems = verify(dreams.path, teacher=teacher).problems
+    assert [problem.split(": ")[1:3] for problem in problems] == [
+        [
+            "the teacher",
+            "answers with NaN or infinity, expected finite logits; are mean, std and "
+            "weights right?",
+        ]
+    ] * 2

@@ -1,5 +1,7 @@
 """Names that are given beside recorded ones: the same ones go without saying."""
 
+import re
+
 import pytest
 from test_answers import spec_of
 
@@ -40,3 +42,13 @@ def test_names_of_more_than_the_findings_are_refused_and_recorded_ones_passed_ov
 
     assert found.class_names(3, SIGMOID) is None
     assert found.notes[0].startswith("recorded class names ignored: found 3, the first 'up', expe")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], [1e-300]), ([1e9], [1.0]), ([10**400], [0.2]), ([0.1], [10**400])]
+)
+def test_a_recorded_scale_beyond_use_is_passed_over_aloud(mean: list, std: list) -> None:
+    found = Facts({}, {"mean": mean, "std": std}, None)
+
+    assert len(found.notes) == 1
+    assert re.match(r"recorded (mean|std) ignored: found", found.notes[0])

@@ -13,7 +13,7 @@ import torch
 from dreamset_fixtures import tiny_dreams, write_dream_set
 
 from dreamforge.verify import verify
-from shared.chunks import ChunkTable
+from shared.chunks import DEFLATE, ChunkTable, check_apart
 from shared.dreams import FIELDS
 from shared.dreamset import DreamSet
 from shared.errors import DreamSetError
@@ -173,6 +173,21 @@ def short_chunk(file: h5py.File) -> None:
     images.id.write_direct_chunk((0, 0, 0, 0), b"not deflate at all")
 
 
+def chunk_twice(file: h5py.File) -> None:
+    """The second chunk of images lies where the first does: its address in the B-tree is forged."""
+    values = file["images"][...]
+    del file["images"]
+    images = file.create_dataset("images", data=values, chunks=(8, 3, 8, 8), fletcher32=True)
+    places: list[int] = []
+    images.id.chunk_iter(lambda chunk: places.append(chunk.byte_offset))
+    first, second = (place.to_bytes(8, "little") for place in places[:2])
+    path = Path(file.filename)
+    file.close()
+    content = path.read_bytes()
+    assert content.count(second) == 1
+    path.write_bytes(content.replace(second, first))
+
+
 def skipped_filters(file: h5py.File) -> None:
     del file["images"]
     images = file.create_dataset(
@@ -213,6 +228,7 @@ SHARD_CORPUS: dict[str, Change] = {
     "ratio bomb": ratio_bomb,
     "chunk bomb": chunk_bomb,
     "short chunk": short_chunk,
+    "chunk twice": chunk_twice,
     "skipped filters": skipped_filters,
     "unknown filter": unknown_filter,
     "lzf": replace("images", chunks=(24, 3, 8, 8), compression="lzf"),
@@ -398,28 +414,45 @@ def test_a_linked_teacher_is_refused(folder: Path) -> None:
         DreamSet.open(folder / "dreams.h5").teacher_blob()
 
 
-@pytest.mark.parametrize(
-    ("offsets", "sizes"),
-    [
-        ([0, 0], [54, 54]),  # two chunks in a file for one
-        ([10, 60], [50, 50]),  # beyond the end
-        ([-1, 50], [50, 50]),
-        ([0, 50], [50, 49]),
-        ([0, 50], [2**62, 2**62]),
-    ],
-)
-def test_chunks_lie_side_by_side_in_the_file(offsets: list[int], sizes: list[int]) -> None:
-    table = ChunkTable(
+def table(offsets: list[int], sizes: list[int], filters: tuple[int, ...] = ()) -> ChunkTable:
+    """Ten rows of ten bytes in two chunks."""
+    return ChunkTable(
         dtype=np.dtype("u1"),
         shape=(10, 10),
         chunk_rows=5,
-        filters=(),
+        filters=filters,
         offsets=np.array(offsets),
         sizes=np.array(sizes),
     )
 
-    with pytest.raises(DreamSetError, match="overlap, or leave the file"):
-        table.check("images", 100)
+
+@pytest.mark.parametrize(
+    ("offsets", "sizes", "filters"),
+    [
+        ([10, 60], [50, 50], ()),  # beyond the end
+        ([-1, 50], [50, 50], ()),
+        ([0, 50], [50, 49], ()),
+        ([0, 50], [2**62, 2**62], ()),
+        ([0, 50], [50, 0], (DEFLATE,)),
+        ([0, 2**63 - 10], [50, 50], (DEFLATE,)),  # its end is no int64
+    ],
+)
+def test_chunks_lie_in_the_file(
+    offsets: list[int], sizes: list[int], filters: tuple[int, ...]
+) -> None:
+    with pytest.raises(DreamSetError, match="another size, or beyond the file"):
+        table(offsets, sizes, filters).check("images", 100)
+
+
+def test_chunks_lie_side_by_side_in_any_order() -> None:
+    first, second = table([300, 50], [50, 50]), table([100, 350], [50, 50])
+    check_apart([])
+    check_apart([first])
+    check_apart([first, second])
+
+    for other in (table([0, 0], [54, 54]), table([0, 30], [50, 50]), table([120, 0], [50, 50])):
+        with pytest.raises(DreamSetError, match="overlap"):
+            check_apart([second, other])
 
 
 @pytest.mark.parametrize("name", ["dreams.h5", SHARD])

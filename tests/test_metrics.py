@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shared.errors import CheckpointError
 from shared.metrics import (
     accuracy,
     agreement,
@@ -13,6 +14,7 @@ from shared.metrics import (
     known_accuracy,
     mean_auroc,
     predict,
+    require_finite,
 )
 from shared.spec import TeacherSpec
 
@@ -60,6 +62,16 @@ def test_agreement_compares_winners_only_and_is_symmetric() -> None:
     b = torch.tensor([[9.0, 8.0], [1.0, 0.0], [0.1, 0.0]])
 
     assert agreement(a, b) == agreement(b, a) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_answers_that_are_no_numbers_are_compared_with_nothing(value: float) -> None:
+    logits = torch.tensor([[1.0, 0.0], [value, 1.0]])
+    assert agreement(logits * math.nan, logits * math.nan) == 1.0  # which is why
+
+    with pytest.raises(CheckpointError, match=r"x: answers with NaN or infinity.*mean, std"):
+        require_finite(logits, "x")
+    assert require_finite(logits[:1], "x") is not logits
 
 
 def test_predict_normalizes_and_splits_into_batches_in_evaluation_mode() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dreamset_fixtures import write_dream_set
 
-from recover.sources import find_teacher
+from recover.sources import find_answering_teacher, find_teacher
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.teacher import Teacher
@@ -46,3 +46,16 @@ def test_an_absolute_path_of_an_older_set_still_leads_there(
     dreams = dreams_recording(tmp_path / "sets", tiny_teacher, str(teacher_file.resolve()))
 
     assert find_teacher(dreams, None).spec.fingerprint == tiny_teacher.spec.fingerprint
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a/" * 3000 + "b", "a\0b"])
+def test_a_path_that_no_file_can_have_is_not_there(
+    tmp_path: Path, tiny_teacher: Teacher, path: str
+) -> None:
+    dreams = dreams_recording(tmp_path, tiny_teacher, path)
+
+    with pytest.raises(ConfigError, match="--teacher") as caught:
+        find_teacher(dreams, None)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    assert str(caught.value).isprintable()
+    assert find_answering_teacher(dreams) == (None, ())

@@ -31,7 +31,12 @@ def test_json_round_trip():
         ("image_shape", (3, 0, 32)),
         ("mean", (0.5,)),
         ("mean", (0.5, 0.5, float("nan"))),
+        ("mean", (0.5, 0.5, 1e300)),
         ("std", (0.2, 0.0, 0.2)),
+        ("std", (0.2, -0.2, 0.2)),
+        ("std", (0.2, 1e-300, 0.2)),  # 0 in float32
+        ("std", (0.2, 1e-9, 0.2)),
+        ("std", (0.2, 1e39, 0.2)),  # infinite there
         ("fingerprint", "A" * 64),
         ("class_names", ("cat",)),
     ],
@@ -39,6 +44,11 @@ def test_json_round_trip():
 def test_nonsense_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
         TeacherSpec(**{**GOOD, name: value})
+
+
+@pytest.mark.parametrize("std", [1 / 65535, 1 / 255, 1.0, 255.0])
+def test_scales_of_bytes_and_of_words_are_taken(std):
+    assert TeacherSpec(**{**GOOD, "std": (std,) * 3}).std == (std,) * 3
 
 
 @pytest.mark.parametrize(
