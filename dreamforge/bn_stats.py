@@ -77,8 +77,8 @@ class BatchNormMonitor:
         # The kernel wants running statistics to update, and computes in their dtype.
         scratch = torch.zeros_like(scale), torch.ones_like(scale)
 
-        def forward(inputs: Tensor) -> Tensor:
-            outputs, mean, var = _AffineWithStats.apply(inputs, scale, shift, scratch)
+        def forward(input: Tensor) -> Tensor:  # as BatchNorm calls it, for who names it
+            outputs, mean, var = _AffineWithStats.apply(input, scale, shift, scratch)
             self._taken.append(BatchStats(mean, var, running_mean, running_var))
             return then(outputs)
 
@@ -88,10 +88,10 @@ class BatchNormMonitor:
         running_mean, running_var, scale, shift = _as_affine(module)
         then = _what_follows(module)
 
-        def forward(inputs: Tensor) -> Tensor:
-            values = inputs.float()
-            channels = (-1, *[1] * (inputs.ndim - 2))
-            others = [0, *range(2, inputs.ndim)]
+        def forward(input: Tensor) -> Tensor:
+            values = input.float()
+            channels = (-1, *[1] * (input.ndim - 2))
+            others = [0, *range(2, input.ndim)]
             # Around the remembered mean, which is near: a variance as a difference of two large
             # squares would lose its digits.
             around = values - running_mean.view(channels)
@@ -99,7 +99,7 @@ class BatchNormMonitor:
             var = (around.square().mean(others) - offset.square()).clamp_min(0)
             self._taken.append(BatchStats(offset + running_mean, var, running_mean, running_var))
             outputs = values * scale.view(channels) + shift.view(channels)
-            return then(outputs.to(inputs.dtype))
+            return then(outputs.to(input.dtype))
 
         return forward
 

@@ -12,12 +12,17 @@ from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
 from dreamforge.remarks import remarks_on_loss
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
-from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
+from shared.cli_options import (
+    FILE,
+    build_config,
+    config_options,
+    teacher_arguments,
+    teacher_options,
+)
 from shared.cli_progress import progress_display
 from shared.errors import ConfigError
 
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
-FILE = click.Path(path_type=Path)
 
 
 @click.group(cls=Tool, context_settings=CONTEXT, resumed=("synth",))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dreamforge.cli_sets import AS_JSON, DREAMS, FILE, OVERWRITE
+from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
 from dreamforge.texts import size_text
 from shared.cli import command_line, emit, say
-from shared.cli_options import teacher_arguments, teacher_options
+from shared.cli_options import FILE, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:

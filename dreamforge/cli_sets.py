@@ -12,11 +12,10 @@ import click
 
 from dreamforge.texts import duration_text, files_text, numbers_text, shape_text, size_text
 from shared.cli import emit, say, show_table
-from shared.cli_options import refuse_unused, teacher_arguments, teacher_options
+from shared.cli_options import FILE, refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.spec import SOFTMAX
 
-FILE = click.Path(path_type=Path)
 DREAMS = click.argument("dreams", metavar="DREAMS", type=FILE)
 OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="replace what is there, once the new one is whole"

@@ -1,15 +1,15 @@
 """Whether a run's network is compiled: decided once, from the run alone, and recorded with it."""
 
 import dataclasses
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
 from dreamforge.methods import PIXEL_METHODS
 from dreamforge.plan import batch_sizes
 from shared.compiling import decide
+from shared.hooks import on_input
 from shared.teacher import Teacher, batch_norms
 
 
@@ -37,10 +37,10 @@ def batch_norm_values(teacher: Teacher) -> tuple[int, int]:
     """Return how many BatchNorm layers one image goes through, and how many values they see."""
     num_values: list[int] = []
 
-    def count(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        num_values.append(inputs[0].numel())
+    def count(given: Tensor) -> None:
+        num_values.append(given.numel())
 
-    handles = [norm.register_forward_hook(count) for norm in batch_norms(teacher.network).values()]
+    handles = [on_input(norm, count) for norm in batch_norms(teacher.network).values()]
     try:
         teacher.logits(torch.zeros(1, *teacher.spec.image_shape, dtype=torch.uint8))
     finally:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from shared.hooks import on_input
 from shared.teacher import batch_norms
 
 LEAST_DISTANCE = 0.05  # in standard deviations; bounds the term where two images are the same
@@ -30,7 +31,7 @@ class FeatureTap:
         self._handle: Any = None
 
     def __enter__(self) -> Self:
-        self._handle = self._module.register_forward_pre_hook(self._see)
+        self._handle = on_input(self._module, self._see)
         return self
 
     def __exit__(
@@ -49,8 +50,8 @@ class FeatureTap:
         std = (self._module.running_var + self._module.eps).sqrt()
         return seen.float() / std.view(1, -1, *[1] * (seen.ndim - 2))
 
-    def _see(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen = inputs[0]
+    def _see(self, given: Tensor) -> None:
+        self._seen = given
 
 
 def likeness(features: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:

@@ -13,7 +13,6 @@ from recover.cli_options import (
     AS_JSON,
     DREAMS,
     EVAL_DATA,
-    FILE,
     TEACHER,
     area,
     open_real_images,
@@ -28,7 +27,7 @@ from recover.cli_prune import prune
 from recover.cli_sweep import SWEEP_COMMANDS
 from recover.settings import default_suffix
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
-from shared.cli_options import refuse_unused, teacher_arguments, teacher_options
+from shared.cli_options import FILE, refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:

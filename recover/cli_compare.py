@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from recover.cli_options import AS_JSON, FILE, warn
+from recover.cli_options import AS_JSON, warn
 from shared.cli import emit, show_table
+from shared.cli_options import FILE
 
 if TYPE_CHECKING:
     from recover.comparison import Comparison

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recover.cli_options import AS_JSON, FILE, area, open_real_images, percent, warn
+from recover.cli_options import AS_JSON, area, open_real_images, percent, warn
 from shared.cli import emit, say, show_table
+from shared.cli_options import FILE
 from shared.cli_progress import progress_display
 from shared.errors import ConfigError
 

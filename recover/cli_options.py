@@ -1,7 +1,6 @@
 """Options and remarks that several commands of ``recover`` share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,13 @@ from recover.config import RecoverConfig
 from recover.presets import PRESETS
 from recover.settings import base_settings, remark_on_student
 from shared.cli import say
-from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
+from shared.cli_options import (
+    FILE,
+    build_config,
+    config_options,
+    teacher_arguments,
+    teacher_options,
+)
 
 if TYPE_CHECKING:
     from recover.report import RecoveryReport
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from shared.spec import TeacherSpec
     from shared.teacher import Teacher
 
-FILE = click.Path(path_type=Path)
+
 DREAMS = click.option(
     "--dreams", "dreams_path", type=FILE, required=True, help="index of the dream set"
 )

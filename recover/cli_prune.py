@@ -7,7 +7,6 @@ import click
 
 from recover.cli_options import (
     AS_JSON,
-    FILE,
     MISMATCH,
     TEACHER,
     open_teacher,
@@ -18,7 +17,13 @@ from recover.cli_options import (
 from recover.config import RecoverConfig
 from recover.settings import PRUNING_OPTIONS, base_settings
 from shared.cli import command_line, emit, say, show_table
-from shared.cli_options import build_config, config_options, teacher_arguments, teacher_options
+from shared.cli_options import (
+    FILE,
+    build_config,
+    config_options,
+    teacher_arguments,
+    teacher_options,
+)
 from shared.cli_progress import progress_display
 from shared.config import options_of
 

@@ -13,7 +13,6 @@ from recover.cli_budget import BUDGET, Budget
 from recover.cli_options import (
     AS_JSON,
     DREAMS,
-    FILE,
     open_real_images,
     open_teacher,
     recovery_config,
@@ -22,6 +21,7 @@ from recover.cli_options import (
 )
 from recover.settings import DEFAULT_LEVELS, student_suffix
 from shared.cli import command_line, emit, format_duration, say, show_table
+from shared.cli_options import FILE
 from shared.cli_progress import progress_display
 from shared.errors import ConfigError
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from recover.importance import prunable_weights
 from shared.checkpoint import to_safetensors
 from shared.device import describe_device, synchronize
+from shared.hooks import on_output
 
 NOTE = (
     "Unstructured zeros do not speed PyTorch up: its kernels multiply by them like by any other "
@@ -135,13 +135,13 @@ def count_macs(network: nn.Module, image: Tensor) -> tuple[int, int]:
     """
     totals = [0, 0]
 
-    def add(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+    def add(module: nn.Module, given: Tensor, output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         if isinstance(module, nn.Linear):
             positions = output.numel() // module.out_features
         elif isinstance(module, _ConvTransposeNd):  # every input position meets the whole kernel
-            positions = arguments[0].numel() // module.in_channels
+            positions = given.numel() // module.in_channels
         else:
             assert isinstance(module, _ConvNd)
             positions = output.numel() // module.out_channels
@@ -149,7 +149,7 @@ def count_macs(network: nn.Module, image: Tensor) -> tuple[int, int]:
         totals[1] += positions * int(weight.detach().count_nonzero())
 
     layers = [module for module in network.modules() if isinstance(module, (_ConvNd, nn.Linear))]
-    handles = [layer.register_forward_hook(add) for layer in layers]
+    handles = [on_output(layer, partial(add, layer)) for layer in layers]
     try:
         with _evaluating(network):
             network(image)

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recover import operations
 from recover.identities import Channels, Identities, reshaped, side_by_side
 from shared.architectures import rigid_tensors
+from shared.tensors import tensors_in
 from shared.ties import shared_names
 
 Axis = tuple[str, int]  # a parameter or buffer, and which of its dimensions
@@ -128,7 +129,7 @@ class _Watch(TorchDispatchMode):
 
     def fix(self, values: object) -> None:
         """Let all channels of the tensors in ``values`` stay."""
-        for tensor in operations.tensors_in(values):
+        for tensor in tensors_in(values):
             if id(tensor) in self._channels:
                 self._identities.fix(self._channels[id(tensor)])
             elif id(tensor) in self._names:
@@ -186,11 +187,7 @@ class _Watch(TorchDispatchMode):
             return self._concatenation(*args)
         if name in _PAIRWISE:
             return self._pair(args, output) if output.dim() > 1 else None  # of weights alone
-        known = [
-            tensor
-            for tensor in operations.tensors_in((args, kwargs))
-            if id(tensor) in self._channels
-        ]
+        known = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) in self._channels]
         if len(known) != 1 or known[0] is not args[0]:
             return None
         channels, before = self._channels[id(args[0])], args[0].shape
@@ -267,7 +264,7 @@ class _Watch(TorchDispatchMode):
     def _pair(self, args: Sequence[Any], output: Tensor) -> Channels | None:
         """Channels that are added, multiplied and so on belong together from then on."""
         whole = None
-        for tensor in operations.tensors_in(args):
+        for tensor in tensors_in(args):
             channels = self._channels.get(id(tensor))
             place = tensor.dim() - (output.dim() - 1)  # of the channels, once it is broadcast
             is_same_for_all = place < 0 or tensor.shape[place] == 1

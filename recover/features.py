@@ -8,11 +8,14 @@ arXiv:1412.6550), without the regressor between networks of different widths, an
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+from shared.hooks import on_input
 
 Key = tuple[str, int]  # a layer, and which of its calls
 LEAST_VARIANCE = 1e-12  # of features that never change
@@ -29,19 +32,19 @@ def features_of(network: nn.Module) -> Iterator[dict[Key, Tensor]]:
     seen: set[int] = set()
     images: list[Tensor] = []  # kept, so that no other tensor takes its identity
 
-    def see_images(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        images.append(given[0])
-        seen.add(id(given[0]))
+    def see_images(given: Tensor) -> None:
+        images.append(given)
+        seen.add(id(given))
 
-    def see(name: str, given: tuple[Tensor, ...]) -> None:
-        if given and id(given[0]) not in seen:
-            seen.add(id(given[0]))
+    def see(name: str, given: Tensor) -> None:
+        if id(given) not in seen:
+            seen.add(id(given))
             call = sum(other == name for other, _ in features)
-            features[name, call] = given[0]
+            features[name, call] = given
 
-    handles = [network.register_forward_pre_hook(see_images)]
+    handles = [on_input(network, see_images)]
     handles += [
-        module.register_forward_pre_hook(lambda _m, given, name=name: see(name, given))
+        on_input(module, partial(see, name))
         for name, module in network.named_modules()
         if isinstance(module, (_ConvNd, nn.Linear))
     ]

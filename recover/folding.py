@@ -8,21 +8,25 @@ its arguments, goes on computing; and in the end its answers are compared.
 import copy
 from collections import Counter
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recover.operations import tensors_in
 from shared.device import autocast
+from shared.hooks import on_output
 from shared.metrics import full_precision
+from shared.tensors import tensors_in
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Of how far apart a network's logits are. In float32 folding moves them by 1e-6 to 1e-4 of that.
 _SAME = 1e-3
+_DEPARTURES = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 
 
 def folded(network: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -72,31 +76,35 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._kept_alive += [args, result]
         self._uses.update(id(tensor) for tensor in tensors_in((args, kwargs)))
-        # Python is told a number: other images may take another way through the forward.
+        # Python is told a number, or a shape that values decide: other images may take another way
+        # through the forward.
         self._depends_on_values |= not any(True for _ in tensors_in(result))
+        self._depends_on_values |= _decides_shapes(func, args)
         return result
 
     def answer(self, inputs: Tensor) -> Tensor:
         """Return the network's answer, in full float32, and watch."""
         kinds = (*CONVOLUTIONS, _BatchNorm)
         handles = [
-            module.register_forward_hook(self._see)
+            on_output(module, partial(self._see, module))
             for module in self._names
             if isinstance(module, kinds) and not _has_hooks(module)
         ]
         try:
-            with self:
-                return _answer(self._network, inputs, full_precision(inputs.device))
+            with self, _Departures() as departures:
+                answer = _answer(self._network, inputs, full_precision(inputs.device))
         finally:
             for handle in handles:
                 handle.remove()
+        self._depends_on_values |= departures.found
+        return answer
 
-    def _see(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _see(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
         self._calls[module] += 1
         if isinstance(module, CONVOLUTIONS):
             self._made[id(output)] = module
-        elif len(inputs) == 1:
-            self._taken.append((id(inputs[0]), module))
+        else:
+            self._taken.append((id(given), module))
 
     def foldable(self) -> list[tuple[str, str]]:
         """Return the names of convolutions that feed a BatchNorm and nothing else, and of that."""
@@ -111,7 +119,34 @@ class _Watch(TorchDispatchMode):
             if type(convolution) in CONVOLUTIONS
             and _has_statistics(norm)
             and self._calls[convolution] == self._calls[norm] == self._uses[made] == 1
+            and self._uses_once(convolution)
+            and self._uses_once(norm)
         ]
+
+    def _uses_once(self, module: nn.Module) -> bool:
+        """Tell whether nothing but one call of the module computes with its tensors."""
+        return all(self._uses[id(each)] <= 1 for each in (*module.parameters(), *module.buffers()))
+
+
+class _Departures(TorchFunctionMode):
+    """Whether values leave PyTorch by ways that no operation is: as lists, or to NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.found |= func in _DEPARTURES
+        return func(*args, **(kwargs or {}))
+
+
+def _decides_shapes(operation: Any, args: Any) -> bool:
+    """Tell whether the shape of what an operation makes is that of its values."""
+    if operation is torch.ops.aten.index.Tensor:  # by numbers it is not
+        return any(each.dtype in (torch.bool, torch.uint8) for each in tensors_in(args[1]))
+    return torch.Tag.dynamic_output_shape in operation.tags
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -103,9 +103,10 @@ def rows_at(
 
     Returns:
         ``(G, N n, P)`` and ``(G, N n, O)``, such that a layer of weight ``w``, ``(G, O, P)``, and
-        no bias gives ``inputs @ w.mT``.
+        no bias gives ``inputs @ w.mT``. In the dtype of the weight: a forward may autocast.
     """
     places = places.to(inputs.device)
+    inputs, outputs = inputs.to(module.weight.dtype), outputs.to(module.weight.dtype)
     if isinstance(module, nn.Linear):
         rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, places].flatten(0, 1)
         wanted = outputs.reshape(len(outputs), -1, outputs.shape[-1])[:, places].flatten(0, 1)

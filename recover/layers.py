@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.depthwise import DenselyComputedConv2d
+from shared.hooks import on_input, on_output
 from shared.teacher import batch_norms
 
 # Modules that do nothing else with their weight: a subclass may, parametrized ones have none.
@@ -65,10 +66,7 @@ def layers_in_order(network: nn.Module, inputs: Tensor) -> list[Layer]:
         module.register_forward_hook(lambda _m, _i, output, name=name: remember(name, output))
         for name, module in candidates.items()
     ]
-    handles += [
-        norm.register_forward_pre_hook(lambda _m, given: compare(given[0]))
-        for norm in batch_norms(network).values()
-    ]
+    handles += [on_input(norm, compare) for norm in batch_norms(network).values()]
     try:
         network(inputs)
     finally:
@@ -88,11 +86,11 @@ def pass_through(network: nn.Module, module: nn.Module, inputs: Tensor) -> tuple
     """
     passed: list[Tensor] = []
 
-    def stop(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        passed.extend((given[0], output))
+    def stop(given: Tensor, output: Tensor) -> None:
+        passed.extend((given, output))
         raise _ReachedError
 
-    handle = module.register_forward_hook(stop)
+    handle = on_output(module, stop)
     try:
         with suppress(_ReachedError):
             network(inputs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recover.layers import Layer, pass_through
 from recover.repair import repair_batch_norm
+from shared.hooks import on_input
 from shared.teacher import batch_norms
 
 Affine = tuple[Tensor, Tensor]  # of a standardized channel: its deviation and its mean, (C,) each
@@ -41,10 +42,7 @@ def moments_on(
     """
     norms = batch_norms(dense)
     moments = {name: _Moments() for name in norms}
-    handles = [
-        norm.register_forward_pre_hook(lambda _m, given, name=name: moments[name].add(given[0]))
-        for name, norm in norms.items()
-    ]
+    handles = [on_input(norm, moments[name].add) for name, norm in norms.items()]
     try:
         for batch in batches:
             dense(normalize(batch))
@@ -141,7 +139,7 @@ def correct_bias(
             output = pass_through(of, of.get_submodule(layer.name), inputs)[1]
             moments.add(output.movedim(channels, 1))
     if ours.num_values:
-        layer.module.bias += (theirs.mean - ours.mean).float()
+        layer.module.bias.add_((theirs.mean - ours.mean).float())
 
 
 class _Moments:
@@ -152,7 +150,8 @@ class _Moments:
         self._sum = self._sum_of_squares = torch.zeros(())
 
     def add(self, values: Tensor) -> None:
-        """Count in ``(N, C, ...)``."""
+        """Count in ``(N, C, ...)``; values in half precision are added up in float32."""
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         others = [dim for dim in range(values.ndim) if dim != 1]
         var, mean = torch.var_mean(values, others, correction=0)
         num_values = values.numel() // values.shape[1]

@@ -1,9 +1,7 @@
 """What PyTorch's operations do to channels, by the names that they have below all modules."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 # One number in, one number out: what a channel is, it stays.
 _POINTWISE_NAMES = (
@@ -24,17 +22,6 @@ MAKING = frozenset(
 POINTWISE_OR_SPATIAL = frozenset(f"{_POINTWISE_NAMES} {_SPATIAL_NAMES}".split())
 REDUCING = frozenset(("mean", "sum", "amax", "amin", "var", "std"))
 RESHAPING = frozenset(("view", "_unsafe_view", "_reshape_copy", "squeeze", "unsqueeze"))
-
-
-def tensors_in(values: object) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        yield from tensors_in(list(values.values()))
 
 
 def keeps_channels(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -266,7 +266,7 @@ def _provenance(setup: Setup, eval_data: EvalData | None, command: str) -> dict[
             "num_train": len(setup.split.train),
             "num_held_out": len(setup.split.held_out),
         },
-        "unlabeled": record_of(setup.unlabeled, setup.config),
+        "unlabeled": record_of(setup.unlabeled, setup.config, setup.num_unlabeled_per_batch),
         "num_eval_images": None if eval_data is None else len(eval_data.images),
         "eval_data_digest": None if eval_data is None else eval_data.digest,
         "num_processes": setup.group.count,

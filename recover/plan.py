@@ -10,7 +10,6 @@ from recover.distill import Distillation
 from recover.masks import Masks
 from recover.pipeline import new_distillation
 from recover.preparation import Setup
-from recover.unlabeled import num_unlabeled_per_batch
 from shared.device import describe_device, peak_num_bytes, reset_peak_memory, synchronize
 
 NUM_TIMED_STEPS = 3
@@ -82,7 +81,7 @@ def plan_recovery(setup: Setup) -> RecoveryPlan:
         num_train=len(setup.split.train),
         num_held_out=len(setup.split.held_out),
         num_unlabeled=0 if setup.unlabeled is None else len(setup.unlabeled.images),
-        num_unlabeled_per_batch=num_unlabeled_per_batch(config),
+        num_unlabeled_per_batch=setup.num_unlabeled_per_batch,
         steps=config.steps,
         seconds_per_step=seconds_per_step,
         seconds=seconds_per_step * config.steps,

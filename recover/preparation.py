@@ -65,6 +65,11 @@ class Setup:
         """How many images a batch has: fewer than asked for where there are too few dreams."""
         return self.feed.batch_size
 
+    @property
+    def num_unlabeled_per_batch(self) -> int:
+        """How many of them are real."""
+        return self.feed.num_others if isinstance(self.feed, MixedFeed) else 0
+
 
 def prepare(
     config: RecoverConfig,
@@ -104,7 +109,9 @@ def prepare(
     feed: Feed | MixedFeed
     feed = of_dreams = Feed(dreams, split.train, num_dreams, device, config.seed)
     if unlabeled is not None:
-        feed = MixedFeed(of_dreams, unlabeled.images, num_others, device, config.seed)
+        # Where dreams are too few for their part of a batch, the others keep their share of less.
+        num_others = max(round(num_others * of_dreams.batch_size / num_dreams), 1)
+        feed = MixedFeed(of_dreams, unlabeled, num_others, device, config.seed)
     _refuse_empty_parts(feed.batch_size, group)
     return Setup(
         config=config,

@@ -42,6 +42,11 @@ class Unlabeled:
         return hashlib.sha256(b"".join(sorted(self._digests))).hexdigest()
 
     @cached_property
+    def by_content(self) -> Tensor:
+        """Their positions, int64 ``(N,)``, in an order that names and places do not change."""
+        return torch.tensor(sorted(range(len(self.images)), key=self._digests.__getitem__))
+
+    @cached_property
     def _digests(self) -> tuple[bytes, ...]:
         return tuple(digests_of(self.images))
 
@@ -80,13 +85,15 @@ def unlabeled_of(config: RecoverConfig, spec: TeacherSpec) -> Unlabeled | None:
 
 
 def num_unlabeled_per_batch(config: RecoverConfig) -> int:
-    """Return how many images of a batch are of ``--unlabeled``: at least one, and never all."""
+    """Return how many images of a whole batch are of ``--unlabeled``: at least one, never all."""
     if config.unlabeled_share is None:
         return 0
     return min(max(round(config.unlabeled_share * config.batch_size), 1), config.batch_size - 1)
 
 
-def record_of(unlabeled: Unlabeled | None, config: RecoverConfig) -> dict[str, Any] | None:
+def record_of(
+    unlabeled: Unlabeled | None, config: RecoverConfig, num_per_batch: int
+) -> dict[str, Any] | None:
     """Return what a report's provenance says of them, None without."""
     if unlabeled is None:
         return None
@@ -94,7 +101,7 @@ def record_of(unlabeled: Unlabeled | None, config: RecoverConfig) -> dict[str, A
         "path": config.unlabeled,
         "digest": unlabeled.digest,
         "num_images": len(unlabeled.images),
-        "num_per_batch": num_unlabeled_per_batch(config),
+        "num_per_batch": num_per_batch,
     }
 
 
@@ -132,20 +139,22 @@ class MixedFeed:
     """
 
     def __init__(
-        self, dreams: Feed, images: Tensor, num_others: int, device: torch.device, seed: int
+        self, dreams: Feed, others: Unlabeled, num_others: int, device: torch.device, seed: int
     ) -> None:
         """Keep the other images on the device if they fill at most half of its free memory.
 
         Args:
             dreams: Of the rest of every batch.
-            images: uint8 ``(N, C, H, W)``; where they are fewer than ``num_others``, a batch has
-                some of them several times.
+            others: Where they are fewer than ``num_others``, a batch has some of them several
+                times.
             num_others: In every batch, at least 1.
             device: Where the batches are wanted.
             seed: Of the orders.
         """
+        images = others.images
         fits = 2 * images.numel() <= num_bytes_free(device)
         self._images = (images.to(device) if fits else images).contiguous()
+        self._by_content = others.by_content
         self._dreams = dreams
         self._device = device
         self._seed = seed
@@ -178,4 +187,4 @@ class MixedFeed:
 
     def _make_order(self, number: int) -> Tensor:
         draws = generator(self._seed, "unlabeled", "order", number)
-        return torch.randperm(len(self._images), generator=draws)
+        return self._by_content[torch.randperm(len(self._images), generator=draws)]

@@ -14,6 +14,7 @@ over; of a function in somebody's ``forward`` the logarithms of what it returns 
 they go: where it is sure they are cut, and have no gradient.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from shared.layout import spare_images, spares_images
 from shared.spec import SIGMOID, SOFTMAX
+from shared.tensors import tensors_in
 
 _LEAST = 1e-30  # of a probability: below, gradients of its logarithm are no numbers
 # What computed a tensor, as autograd names it, and whether it only changed the shape.
@@ -58,7 +60,7 @@ def settle_answers(
             dimension, as by ``squeeze``, and logits may have more, as behind a convolution.
     """
     if last_step is not None and last_step.layer is not None:
-        last_step.layer.register_forward_hook(_passed_over)
+        last_step.layer.register_forward_hook(_passed_over, with_kwargs=True)
     elif last_step is not None:
         is_softmax = last_step.kind == SOFTMAX
         network.register_forward_hook(_of_softmax if is_softmax else _of_sigmoid)
@@ -146,8 +148,10 @@ def _as_rows(network: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> 
     return logits.reshape(len(inputs[0]), -1)
 
 
-def _passed_over(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return inputs[0]
+def _passed_over(
+    layer: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor], output: Tensor
+) -> Tensor:
+    return next(tensors_in((inputs, named)))
 
 
 def _of_softmax(network: nn.Module, inputs: tuple[Tensor, ...], shares: Tensor) -> Tensor:

@@ -111,10 +111,12 @@ def as_path(name: str, value: Any, expected: str = "a path") -> Path:
     """Return ``value`` as a path.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is none, or the text is empty.
     """
     if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name}: found a {type(value).__name__}, expected {expected}")
+    if value == "":
+        raise ConfigError(f"{name}: found nothing, expected {expected}")
     return Path(value)
 
 

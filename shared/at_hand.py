@@ -20,6 +20,7 @@ from shared.model_folder import facts_in
 from shared.seeding import generator
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, teacher_from_checkpoint
+from shared.tensors import tensors_in
 
 # Of what logits differ by from image to image, whatever they have in common: other kernels round
 # otherwise.
@@ -176,7 +177,7 @@ class _Uses(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = (*args, *(kwargs or {}).values())
+        given = tensors_in((args, kwargs))  # cat, stack and einsum take lists
         self.found |= any(id(each) in self._wanted for each in given)
         return function(*args, **(kwargs or {}))
 

@@ -14,6 +14,22 @@ from shared.config import AUTO, MOST, flag_of, kind_of, options_of
 from shared.errors import ConfigError, InputFileError
 
 
+class FilePath(click.Path):
+    """A path of a file or folder. Nothing is none: as a path it is the folder that one is in."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path_type=Path, **kwargs)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; fail where there is nothing."""
+        if value == "":
+            self.fail("found nothing, expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = FilePath()
+
+
 def config_options(
     config_class: Any, without: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -127,7 +143,7 @@ def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--std", metavar="R,G,B", help="likewise"),
             click.option(
                 "--class-names",
-                type=click.Path(path_type=Path),
+                type=FILE,
                 help="text file, one name a line, in the order of the logits",
             ),
             click.option(

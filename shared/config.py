@@ -71,12 +71,15 @@ def validate(config: Any) -> None:
             continue
         expected = _violated(chosen, value)
         if expected:
-            raise ConfigError(f"{flag_of(field)}: found {value}, expected {expected}")
+            shown = "nothing" if value == "" else value
+            raise ConfigError(f"{flag_of(field)}: found {shown}, expected {expected}")
 
 
 def _violated(chosen: Option, value: Any) -> str | None:
     if chosen.choices is not None:
         return None if value in chosen.choices else "one of " + ", ".join(chosen.choices)
+    if value == "":  # of a variable that is not set; the path of nothing is the folder one is in
+        return "a value, or no such option"
     if not isinstance(value, (int, float)):
         return None
     if isinstance(value, int) and abs(value) > MOST:  # no file that holds it could be read again

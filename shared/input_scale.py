@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from shared.hooks import on_input, on_output
 from shared.natural import natural_noise
 
 NUM_IMAGES = 16
@@ -192,21 +194,21 @@ def first_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple
     image = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
     found: dict[str, Any] = {}
 
-    def at_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if "convolution" not in found and inputs[0] is image:
+    def at_convolution(module: nn.Module, given: Tensor, output: Tensor) -> None:
+        if "convolution" not in found and given is image:
             found.update(convolution=module, output=output)
 
-    def at_norm(module: nn.Module, inputs: Any) -> None:
-        if found.get("output") is inputs[0]:
+    def at_norm(module: nn.Module, given: Tensor) -> None:
+        if found.get("output") is given:
             found["norm"] = module
         raise _SeenEnoughError
 
     handles = []
     for module in network.modules():
         if isinstance(module, _ConvNd):
-            handles.append(module.register_forward_hook(at_convolution))
+            handles.append(on_output(module, partial(at_convolution, module)))
         elif isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(at_norm))
+            handles.append(on_input(module, partial(at_norm, module)))
     try:
         with torch.no_grad(), suppress(_SeenEnoughError):
             network(image)

@@ -10,11 +10,13 @@ scenes do: of seven checkpoints the right network was 3 to 11 times as near as i
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from shared.hooks import on_input
 from shared.input_scale import CONVENTIONS, USUAL_MEAN, Convention, remembered_inputs
 from shared.scenes import draw_scenes
 
@@ -104,8 +106,8 @@ def _distance(network: nn.Module, inputs: Tensor) -> float:
 def _watched(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
     """Within the block, every BatchNorm adds its input's distance to the list."""
 
-    def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].float()
+    def see(module: nn.Module, given: Tensor) -> None:
+        values = given.float()
         others = [0, *range(2, values.ndim)]
         assert isinstance(module.running_mean, Tensor)
         assert isinstance(module.running_var, Tensor)
@@ -114,7 +116,7 @@ def _watched(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
         offset = (values.mean(others) - module.running_mean).square() / known
         distances.append((ratio - 1 - ratio.log() + offset).mean() / 2)
 
-    handles = [norm.register_forward_pre_hook(see) for norm in _norms_that_remember(network)]
+    handles = [on_input(norm, partial(see, norm)) for norm in _norms_that_remember(network)]
     try:
         yield
     finally:

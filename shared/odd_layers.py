@@ -46,9 +46,15 @@ def refuse_odd_layers(network: nn.Module) -> None:
     """Check that every BatchNorm remembers what a batch of images can have shown it.
 
     Raises:
-        CheckpointError: Naming the first that does not, or a convolution over three dimensions.
+        CheckpointError: Naming the first that does not, or a convolution over three dimensions, or
+            a part in TorchScript.
     """
     for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CheckpointError(
+                f"{name or 'the network'!r} is TorchScript, which takes no hooks: expected modules "
+                "of Python; build it of what was scripted"
+            )
         if isinstance(module, nn.Conv3d):
             raise CheckpointError(
                 f"convolution {name!r} is over three dimensions: a network for films or volumes, "

@@ -65,6 +65,7 @@ def try_logits(network: nn.Module, shape: tuple[int, int, int], match: Match) ->
     if is_own:
         refuse_without_gradient(match.architecture, logits)
     if is_own and device == "cpu":
+        _differentiate(match.architecture, logits, images)
         _refuse_draws(network, shape, match)
     return logits.numel() // _NUM_TRIED, logits.ndim == 2
 
@@ -149,6 +150,18 @@ def refuse_without_gradient(architecture: str, logits: Tensor) -> None:
         raise _without_gradient(architecture)
 
 
+def _differentiate(architecture: str, logits: Tensor, images: Tensor) -> None:
+    """Raise ConfigError if no gradient of the images is computed, though there seems to be one."""
+    try:
+        torch.autograd.grad(logits.sum(), images)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"{architecture}: its answers cannot be differentiated ({reason}), expected logits "
+            "with a gradient of the images (torch.utils.checkpoint takes use_reentrant=False)"
+        ) from error
+
+
 def _without_gradient(architecture: str, reason: str = "") -> ConfigError:
     return ConfigError(
         f"{architecture} answers without a gradient (no_grad, detach or argmax in its forward?"
@@ -184,8 +197,13 @@ def _refuse_draws(network: nn.Module, shape: tuple[int, int, int], match: Match)
     images = torch.rand(_NUM_TRIED, *shape, generator=generator(0, "trial"))
     with torch.no_grad():
         first, second = (network(images) for _ in range(2))
+    if not bool(first.isfinite().all()):
+        raise ConfigError(
+            f"{match.architecture} answers noise with NaN or inf (the log of 0, a mask of -inf?), "
+            f"expected finite logits; {_let(match.architecture)} return those"
+        )
     most = float(first.abs().max())
-    if torch.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING * most, equal_nan=True):
+    if torch.allclose(first, second, rtol=_ROUNDING, atol=_ROUNDING * most):
         return
     raise ConfigError(
         f"{match.architecture} answers the same images differently from time to time (F.dropout "

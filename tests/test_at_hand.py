@@ -1,6 +1,7 @@
 """Networks at hand that do more than their tensors say: what is taught is what they answer."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,9 +189,37 @@ class Functional(nn.Module):
         return self.head(features.relu().mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Closing(Net):
+    """Its copies compute with the weights of this one, side by side with their own."""
+
+    def __init__(self, collect: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.more, self.rest = (nn.Parameter(torch.ones(4, 8)) for _ in range(2))
+        self.joined = lambda: collect(self.more, self.rest)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) + self.joined().sum()  # type: ignore[no-any-return]
+
+
+def with_a_scripted_part() -> nn.Module:
+    network = Net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        network.head = nn.Sequential(network.head, torch.jit.script(nn.ReLU()))
+    return network
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
+        (lambda: Closing(lambda *both: torch.cat(both)), ConfigError, "make it a method"),
+        (lambda: Closing(lambda *both: torch.stack(both)), ConfigError, "make it a method"),
+        (
+            lambda: Closing(lambda *both: torch.einsum("ij,ij->i", both)),
+            ConfigError,
+            "make it a method",
+        ),
+        (with_a_scripted_part, CheckpointError, "'head.1' is TorchScript"),
         (TwoInputs, ConfigError, r"takes 2 inputs \(inputs, more\), expected the images alone"),
         (TwoHeads, ConfigError, "let its forward return the one to invert"),
         (Detached, ConfigError, "let its forward return those"),

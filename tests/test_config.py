@@ -1,3 +1,4 @@
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -27,6 +28,45 @@ def test_nonsense_is_refused_with_flag_and_value(name, value):
 
     flag = "--n" if name == "num_images" else "--" + name.replace("_", "-")
     assert str(caught.value).startswith(f"{flag}: found {value}, expected")
+
+
+@pytest.mark.parametrize("name", ["student", "student_weights", "unlabeled", "keep", "device"])
+def test_nothing_is_no_value_of_an_option(name):
+    with pytest.raises(ConfigError, match="found nothing, expected a value") as caught:
+        RecoverConfig(**{name: ""})
+
+    assert str(caught.value).startswith("--" + name.replace("_", "-"))
+
+
+PATHS = [
+    pytest.param(param, id=f"{tool.name} {name} {param.name}")
+    for tool in (dreamforge, recover)
+    for name, command in tool.commands.items()
+    for param in command.params
+    if isinstance(param.type, click.Path)
+]
+
+
+@pytest.mark.parametrize("param", PATHS)
+def test_nothing_is_no_path(param):
+    """As one it would be the folder that one is in."""
+    with pytest.raises(click.BadParameter, match="found nothing, expected a path"):
+        param.type.convert("", param, None)
+
+
+def test_an_empty_path_is_a_usage_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    for tool, *arguments in (
+        (recover, "run", "--dreams", ""),
+        (recover, "report", ""),
+        (dreamforge, "import", "", "--teacher", "teacher.pt", "--out", "set.h5"),
+        (dreamforge, "synth", "--teacher", "teacher.pt", "--out", ""),
+    ):
+        result = CliRunner().invoke(tool, arguments)
+        assert result.exit_code == 2
+        assert "found nothing, expected a path" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_automatic_choices_follow_the_image_size():
@@ -59,7 +99,7 @@ def test_the_seed_papers_jitter_scales_from_its_own_image_size():
     assert preset_values("tripurwar2025", 32)["jitter"] == 5
 
 
-@pytest.mark.parametrize("text", ["", "0.8,", "0.8;0.9", "1.0", "0", "-0.5,0.8", "nan"])
+@pytest.mark.parametrize("text", [" ", "0.8,", "0.8;0.9", "1.0", "0", "-0.5,0.8", "nan"])
 def test_opponents_of_no_sparsity_are_refused(text):
     with pytest.raises(ConfigError, match=r"--opponent-sparsity: found .*above 0 and below 1"):
         SynthesisConfig(method="adaptive", opponent_sparsity=text)

@@ -1,13 +1,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from recover_fixtures import odd_network
 from torch import Tensor, nn
+from torchvision import models
 
 from recover.folding import folded
+from shared.architectures import build_network
 
 INPUTS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
@@ -108,6 +113,48 @@ class OneOfTwo(Pair):
         return norm(self.convolution(inputs)).relu().mean((2, 3))  # type: ignore[no-any-return]
 
 
+class OneByNumbers(OneOfTwo):
+    """Which, Python decides."""
+
+    def numbers(self, inputs: Tensor) -> Any:
+        return inputs.mean((1, 2, 3)).tolist()
+
+    def features(self, inputs: Tensor) -> Tensor:
+        norm = self.norm if sum(self.numbers(inputs)) > -1 else self.other
+        return norm(self.convolution(inputs)).relu().mean((2, 3))  # type: ignore[no-any-return]
+
+
+class OneByNumPy(OneByNumbers):
+    def numbers(self, inputs: Tensor) -> Any:
+        return np.asarray(inputs.mean((1, 2, 3)))
+
+
+class OneByPlaces(OneByNumbers):
+    def numbers(self, inputs: Tensor) -> Any:
+        return [-float(len((inputs.mean((1, 2, 3)) < -0.5).nonzero()))]
+
+
+class OneByMask(OneByNumbers):
+    def numbers(self, inputs: Tensor) -> Any:
+        means = inputs.mean((1, 2, 3))
+        return [-1.0 for _ in range(len(means[means < -0.5]))]
+
+
+class WeightsTwice(Pair):
+    """Computes with the convolution's weight again, behind a gate that noise does not open."""
+
+    def features(self, inputs: Tensor) -> Tensor:
+        gate = (inputs.mean((1, 2, 3), keepdim=True).abs() - 0.5).relu()
+        again = F.conv2d(inputs, self.convolution.weight) * gate
+        return super().features(inputs) + again.mean((2, 3))
+
+
+class ShiftTwice(Pair):
+    def features(self, inputs: Tensor) -> Tensor:
+        gate = (inputs.mean((1, 2, 3)).abs() - 0.5).relu()
+        return super().features(inputs) + gate[:, None] * self.norm.bias
+
+
 class MoreThanOne(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) + 0.5
@@ -126,7 +173,13 @@ def subclassed() -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("make", [UsedTwice, OneOfTwo, subclassed, LooksAtItsNorm])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(UsedTwice, OneOfTwo, subclassed, LooksAtItsNorm, WeightsTwice, ShiftTwice),
+        *(OneByNumbers, OneByNumPy, OneByPlaces, OneByMask),
+    ],
+)
 def test_what_cannot_be_folded_is_left_as_it_is(make: Callable[[], nn.Module]) -> None:
     network = with_statistics(make())
 
@@ -135,6 +188,42 @@ def test_what_cannot_be_folded_is_left_as_it_is(make: Callable[[], nn.Module]) -
     assert num_norms(fast) == num_norms(network) > 0
     for inputs in (INPUTS, INPUTS + 1, INPUTS - 1):
         assert torch.equal(fast(inputs), network(inputs))
+
+
+class Picking(Pair):
+    """Takes channels by their numbers, which no image decides."""
+
+    def features(self, inputs: Tensor) -> Tensor:
+        return super().features(inputs)[:, torch.arange(7, -1, -1)]
+
+
+class ByName(Pair):
+    def features(self, inputs: Tensor) -> Tensor:
+        return self.norm(input=self.convolution(input=inputs)).relu().mean((2, 3))  # type: ignore[no-any-return]
+
+
+def small_vgg() -> nn.Module:
+    features = models.vgg.make_layers([8, "M", 8], batch_norm=True)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "num_left"),
+    [
+        (lambda: build_network("resnet8", num_classes=4), 0),
+        (lambda: models.mobilenet_v2(width_mult=0.25, num_classes=4), 0),
+        (small_vgg, 0),
+        # All but those that follow a concatenation: two in two blocks each, one after each block.
+        (lambda: models.DenseNet(4, (2, 2), 8, num_classes=4), 6),
+    ],
+    ids=["ResNet", "MobileNetV2", "VGG", "DenseNet"],
+)
+def test_usual_networks_are_folded(make: Callable[[], nn.Module], num_left: int) -> None:
+    network = make().eval()
+
+    fast = folded(network, INPUTS)
+
+    assert num_norms(fast) == num_left < num_norms(network)
 
 
 class Optional(Pair):
@@ -189,7 +278,17 @@ def under_two_names() -> nn.Module:
 
 @pytest.mark.parametrize(
     "make",
-    [Pair, Optional, of_wrapped, turned, negated, under_two_names, with_a_forward_of_its_own],
+    [
+        Pair,
+        Optional,
+        Picking,
+        ByName,
+        of_wrapped,
+        turned,
+        negated,
+        under_two_names,
+        with_a_forward_of_its_own,
+    ],
 )
 def test_a_folded_network_does_all_that_its_forward_and_its_hooks_do(
     make: Callable[[], nn.Module],

@@ -28,6 +28,20 @@ def test_the_rows_of_a_convolution_times_its_weight_are_its_output(conv: nn.Conv
     assert torch.equal(wanted, by_place.transpose(0, 1))
 
 
+def test_the_rows_of_a_layer_that_autocasts_have_the_dtype_of_its_weight() -> None:
+    for layer, shape in ((nn.Linear(3, 2), (4, 3)), (nn.Conv2d(3, 2, 1), (4, 3, 2, 2))):
+        inputs = torch.rand(shape)
+        outputs = layer(inputs).detach()
+        place = torch.tensor([0])
+
+        rows, wanted = rows_at(layer, inputs, outputs.bfloat16(), place)
+
+        assert rows.dtype == wanted.dtype == torch.float32
+        torch.testing.assert_close(
+            wanted, rows_at(layer, inputs, outputs, place)[1], rtol=0.01, atol=0.01
+        )
+
+
 def test_the_rows_are_those_of_unfold() -> None:
     conv, inputs = nn.Conv2d(2, 1, 3, padding=1, stride=2), torch.rand(2, 2, 6, 6)
     places = torch.tensor([0, 4, 8])

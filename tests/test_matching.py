@@ -1,4 +1,5 @@
 import copy
+from typing import cast
 
 import pytest
 import torch
@@ -140,3 +141,33 @@ def test_a_corrected_bias_makes_the_mean_output_the_dense_networks() -> None:
 
     torch.testing.assert_close(pruned(IMAGES).mean(0), dense(IMAGES).mean(0))
     assert torch.equal(pruned[6].weight, dense[6].weight)
+
+
+class Marked(Tensor):
+    """What somebody's forward makes of its images."""
+
+
+class Marking(nn.Sequential):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.as_subclass(Marked)).as_subclass(Tensor)
+
+
+def test_a_bias_is_corrected_where_a_forward_has_tensors_of_its_own() -> None:
+    dense = Marking(*small_network())
+    pruned = cast("Marking", halved(dense))
+    *_, last = layers_in_order(pruned, IMAGES[:1])
+
+    correct_bias(pruned, dense, last, [IMAGES], identity)
+
+    torch.testing.assert_close(pruned(IMAGES).mean(0), dense(IMAGES).mean(0))
+
+
+def test_moments_of_half_precision_are_those_of_the_numbers_that_it_holds() -> None:
+    norm = nn.BatchNorm2d(3, momentum=1.0)
+    images = (IMAGES + 100).bfloat16()
+    norm(images.float())
+
+    deviation, mean = moments_on(norm.eval(), [images], identity)[""]
+
+    torch.testing.assert_close(deviation, torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(mean, torch.zeros(3), atol=1e-3, rtol=0)

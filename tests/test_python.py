@@ -507,6 +507,20 @@ def test_what_is_no_teacher_is_refused(source: Any, tmp_path: Path) -> None:
         dreamforge.synth(source, tmp_path / "d.h5")
 
 
+def test_a_path_of_nothing_is_none(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, call in {
+        "teacher": lambda: dreamforge.synth("", tmp_path / "d.h5"),
+        "out": lambda: dreamforge.synth(own, ""),
+        "dreams": lambda: recover.run(""),
+    }.items():
+        with pytest.raises(ConfigError, match=f"{name}: found nothing, expected"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("source", [3, (torch.zeros(1),), [1, 2, 3]])
 def test_what_are_no_images_is_refused(source: Any, own: Own, tmp_path: Path) -> None:
     dreams = synth(own, tmp_path / "dreams.h5")

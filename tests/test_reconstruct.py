@@ -100,6 +100,26 @@ def test_every_kind_of_layer_comes_nearer_and_zeros_stay_zero() -> None:
     assert left == ["up.weight", "first.weight"]
 
 
+class Autocasting(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(input).float()
+
+
+def test_a_network_that_autocasts_comes_nearer_too() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+    dense = Autocasting(*layers).eval().requires_grad_(False)
+    masks = global_masks(magnitudes(dense), 0.5)
+    network = pruned_by(masks, dense)
+    before = error(network, dense)
+
+    count = reconstruct(network, dense, masks, given(48), identity, seed=0, renormalize=False)
+
+    assert count == 2
+    assert error(network, dense) < 0.5 * before
+
+
 def test_a_layer_without_bias_is_fitted_around_zero_unless_a_norm_follows() -> None:
     inputs = torch.rand(48, 3, 4, 4, generator=torch.Generator().manual_seed(1)) + 3
     for norm in (nn.Identity(), nn.BatchNorm2d(2)):

@@ -61,7 +61,8 @@ def keys(images: torch.Tensor) -> list[bytes]:
 
 def mixed(dreams: DreamSet, num_images: int, num_others: int, seed: int = 0) -> MixedFeed:
     feed = Feed(dreams, torch.arange(100), 12, CPU, seed)
-    return MixedFeed(feed, blobs(num_images, seed=5)[0], num_others, CPU, seed)
+    others = Unlabeled(images=blobs(num_images, seed=5)[0])
+    return MixedFeed(feed, others, num_others, CPU, seed)
 
 
 def run(*arguments: object) -> Result:
@@ -103,6 +104,19 @@ def test_a_batch_depends_on_seed_and_step_alone(dreams: DreamSet) -> None:
 
     assert [keys(fresh.batch(step)[0]) for step in reversed(range(12))] == forward[::-1]
     assert keys(mixed(dreams, 10, 4, seed=1).batch(0)[0]) != forward[0]
+
+
+def test_it_does_not_depend_on_the_order_of_the_others(dreams: DreamSet) -> None:
+    images = blobs(10, seed=5)[0]
+    images[3] = images[7]  # the same photo twice
+    feeds = [
+        MixedFeed(Feed(dreams, torch.arange(100), 12, CPU, 0), Unlabeled(images=each), 4, CPU, 0)
+        for each in (images, images.flip(0))
+    ]
+
+    for step in range(6):
+        one, other = (feed.batch(step)[0] for feed in feeds)
+        assert torch.equal(one, other)
 
 
 def test_others_stand_anywhere_in_a_batch(dreams: DreamSet) -> None:
@@ -187,7 +201,7 @@ def test_a_killed_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(
 
     with pytest.raises(RuntimeError, match="killed"):
         recover_student(config, tiny_teacher, dreams, None, tmp_path / "parts", stop)
-    (photos / "001.png").rename(photos / "renamed.png")
+    (photos / "001.png").rename(photos / "of" / "renamed.png")  # which is the same image
     changed = dataclasses.replace(config, unlabeled_share=0.5)
     with pytest.raises(IncompatibleError, match="--unlabeled-share"):
         recover_student(changed, tiny_teacher, dreams, None, tmp_path / "parts")
@@ -196,7 +210,6 @@ def test_a_killed_and_resumed_run_is_bit_for_bit_an_uninterrupted_one(
     with pytest.raises(IncompatibleError, match="contents of --unlabeled"):
         recover_student(config, tiny_teacher, dreams, None, tmp_path / "parts")
     (photos / "003.png").write_bytes(saved)
-    (photos / "renamed.png").rename(photos / "001.png")
     recover_student(config, tiny_teacher, dreams, None, tmp_path / "parts")
 
     for name in ("student.safetensors", "metrics.jsonl"):
@@ -310,11 +323,52 @@ def test_a_share_leaves_room_for_both(
     assert plan.num_unlabeled == 40
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "share", "num_others"), [(256, 0.25, 39), (256, 0.5, 116), (256, 0.001, 1)]
+)
+def test_a_share_is_that_of_a_batch_of_few_dreams_too(
+    tiny_teacher: Teacher,
+    dreams: DreamSet,
+    photos: Path,
+    batch_size: int,
+    share: float,
+    num_others: int,
+) -> None:
+    """Of 128 dreams 116 are trained on; with 39 others 39 of 155 are a quarter."""
+    config = quick_config(batch_size=batch_size, unlabeled=str(photos), unlabeled_share=share)
+
+    setup = prepare(config, tiny_teacher, dreams)
+    _, labels = setup.feed.batch(0)
+
+    assert int((labels == -1).sum()) == setup.num_unlabeled_per_batch == num_others
+    assert len(labels) == setup.num_rows_per_batch
+
+
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="found no --unlabeled"):
         RecoverConfig(unlabeled_share=0.3)
     with pytest.raises(ConfigError, match="expected less than 1"):
         RecoverConfig(unlabeled="photos", unlabeled_share=1.0)
+
+
+def test_a_folder_without_a_name_is_refused_and_not_the_one_that_one_is_in(
+    dreams: DreamSet, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    (tmp_path / "nothing.toml").write_text('[run]\nunlabeled = ""\n')
+    called = ["run", "--dreams", str(dreams.path), "--out", str(tmp_path / "student")]
+
+    for arguments in (
+        [*called, "--unlabeled", ""],
+        ["--config", str(tmp_path / "nothing.toml"), *called],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert "error: --unlabeled: found nothing, expected" in result.stderr
+        assert result.stderr.count("\n") == 1
+    with pytest.raises(ConfigError, match="--unlabeled: found nothing"):
+        recover.run(dreams, out=tmp_path / "student", unlabeled="")
+    assert not (tmp_path / "student").exists()
 
 
 def test_class_folders_are_folders_like_others(
