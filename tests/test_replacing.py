@@ -165,7 +165,7 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(
         kill_at(1, patch)
         with pytest.raises(Killed):
             merging.merge(sources, out)
-    (left,) = out.parent.iterdir()
+    (left,) = out.parent.glob("*.tmp")
     monkeypatch.setattr("shared.files._is_running", lambda process: False)
     merging.merge(sources, out)
 

@@ -9,13 +9,12 @@ from recover_fixtures import blob_dreams, quick_config
 
 from recover.cli import main
 from recover.config import RecoverConfig
+from recover.levels import parse_channels, parse_sparsities
 from recover.sweep import (
     FINISHED,
     INTERRUPTED,
     WAITING,
     finished_results,
-    parse_channels,
-    parse_sparsities,
     plan_levels,
     run_sweep,
 )
