@@ -27,8 +27,8 @@ from plots import Curve, plot_against_seconds
 from runner import Runner, command_line, ending_well, say
 from summary import counted, markdown, percent, spread, standard_deviation
 
+from recover.levels import parse_sparsities
 from recover.report import RecoveryReport
-from recover.sweep import parse_sparsities
 from shared.errors import ConfigError, InputFileError
 from shared.files import write_text
 

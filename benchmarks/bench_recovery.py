@@ -38,8 +38,8 @@ from summary import (
     spread,
 )
 
+from recover.levels import parse_sparsities
 from recover.report import RecoveryReport
-from recover.sweep import parse_sparsities
 from shared.errors import ConfigError
 from shared.files import write_text
 

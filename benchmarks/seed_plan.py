@@ -14,8 +14,8 @@ from grid import Grid, Source, parse_seeds
 from grid_options import parse_files, parse_names
 from recipes import PUBLISHED, dream_words, published_words, real_words
 
+from recover.levels import parse_sparsities
 from recover.presets import PRESETS
-from recover.sweep import parse_sparsities
 from shared.architectures import find_candidate
 from shared.errors import ConfigError, InputFileError
 from shared.manifest import Manifest

@@ -11,6 +11,7 @@ from dreamforge.cli_sets import SET_COMMANDS
 from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
 from dreamforge.remarks import remarks_on_loss
+from shared.begun import begun
 from shared.cli import Tool, command_line, emit, format_duration, say, show_table
 from shared.cli_options import (
     FILE,
@@ -204,7 +205,7 @@ def _run(
         )
         return synthesize_on(devices, job, worker=worker, progress=progress)
 
-    with progress_display() as progress:
+    with begun(), progress_display() as progress:
         return with_smaller_batches(run, loaded, config, out, may_lower=may_lower)
 
 

@@ -13,6 +13,7 @@ from dreamforge.overwrite import files_of
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamforgeError, DreamSetError
 from shared.files import naming, remove_stale_temporaries, temporary_of
+from shared.lock import alone_inside
 from shared.manifest import Manifest, parse_json
 
 MANIFEST = "manifest.json"
@@ -38,30 +39,32 @@ def export_folder(dreams: DreamSet, out: Path, *, overwrite: bool) -> Iterator[P
 
     Raises:
         ConfigError: If something else is there, or the set itself.
-        DreamforgeError: If nothing can be written there.
+        DreamforgeError: If nothing can be written there, or another process exports to it.
         UnwritableError: If the disk is full.
     """
     place = _resolved(out)
-    _refuse_taken(dreams, out, place, overwrite=overwrite)
-    try:
-        folder = _temporary(place)
-    except OSError as error:
-        raise DreamforgeError(
-            f"{out}: cannot be written to ({error.strerror}); choose another --out"
-        ) from error
-    try:
-        with naming(out, folder):
-            yield folder
-            (folder / MANIFEST).write_text(
-                json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",
-                encoding="utf-8",
-            )
-        if folder.parent == place:
-            _exchange(folder, place)
-        else:
-            folder.rename(place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    busy = f"{out}: another process exports to it; wait until it is done, or choose another --out"
+    with alone_inside(place, busy):  # what another one has begun looks like a killed one's
+        _refuse_taken(dreams, out, place, overwrite=overwrite)
+        try:
+            folder = _temporary(place)
+        except OSError as error:
+            raise DreamforgeError(
+                f"{out}: cannot be written to ({error.strerror}); choose another --out"
+            ) from error
+        try:
+            with naming(out, folder):
+                yield folder
+                (folder / MANIFEST).write_text(
+                    json.dumps(dreams.manifest.to_json(), indent=2, allow_nan=False) + "\n",
+                    encoding="utf-8",
+                )
+            if folder.parent == place:
+                _exchange(folder, place)
+            else:
+                folder.rename(place)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary(place: Path) -> Path:

@@ -206,7 +206,10 @@ def _failure(children: Sequence[_Child]) -> DreamforgeError:
         return first
     said = "; ".join(f"{name}: {error}" for name, error in errors[:3])
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return type(first)(f"{said}{more}; only their shards are owed, the same command makes them")
+    return type(first)(
+        f"{said}{more}; only their shards are owed, the same command makes them (without "
+        "--overwrite, which begins anew)"
+    )
 
 
 def _work(job: Job, worker: Worker, device: str, num_threads: int, connection: Connection) -> None:

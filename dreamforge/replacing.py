@@ -7,7 +7,7 @@ Between the two there is a moment without an index only where their shards have 
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dreamforge.overwrite import refuse_sources, refuse_to_lose, shards_at
@@ -15,10 +15,12 @@ from shared.errors import ConfigError, DreamSetError
 from shared.files import (
     fsync_folder,
     make_folder_of,
+    naming,
     next_of,
     remove_stale_temporaries,
     temporary_folder,
 )
+from shared.lock import alone_with
 from shared.manifest import shard_names
 from shared.shards import read_index
 
@@ -29,7 +31,8 @@ def new_set(
 ) -> Iterator[Path]:
     """Yield where to write the index of a new set, its shards beside it; then move all to ``out``.
 
-    When the block raises, everything is as it was.
+    When the block raises, everything is as it was. Of two processes at one place the second is
+    refused: shards of the same names would mix.
 
     Args:
         out: Of the index.
@@ -40,17 +43,19 @@ def new_set(
     Raises:
         ConfigError: As :func:`refuse_taken`, before the block, and after it again.
         DreamSetError: As :func:`finish_replacing`.
+        DreamforgeError: If another process is making a set there.
     """
-    finish_replacing(out)
-    refuse_taken(out, overwrite=overwrite, planned=planned, sources=sources)
     make_folder_of(out)
-    remove_stale_temporaries(out, *(out.with_name(name) for name in planned))
-    with temporary_folder(out) as folder:
-        yield folder / out.name
+    with _alone_at(out):
+        _finish(out)
         refuse_taken(out, overwrite=overwrite, planned=planned, sources=sources)
-        folder.rename(next_of(out))
-        fsync_folder(out.parent)
-    _move(out)
+        remove_stale_temporaries(out, *(out.with_name(name) for name in planned))
+        with temporary_folder(out) as folder:
+            yield folder / out.name
+            refuse_taken(out, overwrite=overwrite, planned=planned, sources=sources)
+            folder.rename(next_of(out))
+            fsync_folder(out.parent)
+        _move(out)
 
 
 def refuse_taken(
@@ -77,14 +82,39 @@ def finish_replacing(out: Path) -> None:
 
     Raises:
         DreamSetError: If what lies there to be moved is no such set.
+        DreamforgeError: If another process is making a set there.
         ConfigError: As :func:`dreamforge.overwrite.refuse_to_lose`.
     """
+    if _waits(out):
+        with _alone_at(out):
+            _finish(out)
+
+
+def _waits(out: Path) -> bool:
     folder = next_of(out)
-    if not folder.is_dir() or folder.is_symlink():
+    return folder.is_dir() and not folder.is_symlink()
+
+
+@contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Keep other processes from making a set at ``out``, and from ending the move of one."""
+    busy = (
+        f"{out}: another process is making a set there; wait until it is done, or choose another "
+        "--out"
+    )
+    lock = out.with_name(f".{out.name}.lock")
+    with ExitStack() as stack:
+        with naming(out, lock):
+            stack.enter_context(alone_with(lock, busy))
+        yield
+
+
+def _finish(out: Path) -> None:
+    if not _waits(out):
         return
-    if any(folder.iterdir()):
-        _shards_of(folder / out.name, out)
-        refuse_to_lose(out, shards_at(out))
+    if any(next_of(out).iterdir()):
+        _shards_of(next_of(out) / out.name, out)
+    refuse_to_lose(out, shards_at(out))
     _move(out)
 
 

@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from recover.config import RecoverConfig
-from recover.export import load_student
+from recover.export import load_student, student_at
 from recover.finished import finished_report
 from recover.folder import RunFolder
+from recover.levels import asked_levels
 from recover.pipeline import recover_student
 from recover.presets import PRESETS
 from recover.report import RecoveryReport
 from recover.settings import base_settings, default_suffix, remark_on_student, student_suffix
 from recover.sources import find_teacher
-from recover.sweep import asked_levels, finished_results, plan_levels, starts_warm
+from recover.sweep import finished_results, plan_levels, starts_warm
 from recover.sweep import run_sweep as run_levels
 from recover.warm_start import warm_starts
 from shared.answers import plain_answers
@@ -289,7 +290,7 @@ def _recovered(
 ) -> Recovered:
     """Return the student that was saved: as what the caller holds, where it is a copy of that."""
     architecture = config.student or teacher.spec.architecture
-    network = load_student(RunFolder(out, {}).student, architecture).classifier.network
+    network = load_student(student_at(out), architecture).classifier.network
     plain_answers(network)
     if isinstance(source, nn.Module) and config.student is None:
         network = student_of(source, network.state_dict())

@@ -120,7 +120,8 @@ def choose_steps(
         InputFileError: If the record there cannot be read.
     """
     path = RunFolder(folder, {}).budget
-    arguments = _arguments(setup, budget, eval_data, is_sweep=num_levels is not None)
+    is_sweep = num_levels is not None
+    arguments = _arguments(setup, budget, eval_data, is_sweep=is_sweep)
     looks = setup.group.leads and not fresh
     found = _recorded(folder, arguments) if looks else None
     if setup.group.any(found is not None):
@@ -134,10 +135,26 @@ def choose_steps(
     choice = _choice(budget, time_left, pace, setup.config)
     if write and setup.group.leads:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not write_json_once(path, {**_to_json(choice), "arguments": arguments}):
+        record = record_of(choice, setup, eval_data, is_sweep=is_sweep)
+        if not write_json_once(path, record):
             choice = _recorded(folder, arguments) or choice
     shared: BudgetedSteps = setup.group.share(choice)
     return shared
+
+
+def record_of(
+    choice: BudgetedSteps, setup: Setup, eval_data: EvalData | None, *, is_sweep: bool
+) -> dict[str, Any]:
+    """Return the choice and what it was made for, as :func:`choose_steps` writes them.
+
+    Args:
+        choice: From there.
+        setup: As there.
+        eval_data: Likewise.
+        is_sweep: Whether it is of all levels of a sweep.
+    """
+    arguments = _arguments(setup, choice.budget, eval_data, is_sweep=is_sweep)
+    return {**_to_json(choice), "arguments": arguments}
 
 
 def _choice(budget: float, seconds: float, pace: Pace, config: RecoverConfig) -> BudgetedSteps:
@@ -178,7 +195,7 @@ def _recorded(folder: Path, arguments: Mapping[str, Any]) -> BudgetedSteps | Non
                 f"--out {folder}: holds a finished run without --budget; choose another "
                 "folder or --overwrite it"
             )
-        if run.checkpoint.exists():
+        if run.checkpoint.exists() or run.is_replacing:
             raise IncompatibleError(
                 f"--out {folder}: holds an unfinished run without --budget; {again}"
             )

@@ -189,12 +189,12 @@ def evaluate(
         refuse_unused(options, reason, used=("class_names",))
 
     from recover.examine import examine_student
-    from recover.export import load_student, teacher_beside
+    from recover.export import load_student, student_at, teacher_beside
     from recover.sources import find_answering_teacher
     from shared.dreamset import DreamSet
     from shared.teacher import load_teacher
 
-    path = student_path / "student.safetensors" if student_path.is_dir() else student_path
+    path = student_at(student_path)
     saved = load_student(path, student)
     dreams = DreamSet.open(dreams_path) if dreams_path else None
     teacher_path = arguments["teacher_path"]

@@ -68,22 +68,19 @@ class Budget:
             folder: Likewise.
             eval_data: Likewise.
             num_levels: Likewise.
-            overwrite: Choose anew; unless nothing is written, the run begins here (of a sweep, the
-                record alone goes), so it must not overwrite any more.
+            overwrite: Choose anew; unless nothing is written, the run begins here once that is
+                done (of a sweep, the record alone is replaced), so it must not overwrite any more.
             write: Likewise.
         """
         assert self.seconds is not None
-        from recover.budget import choose_steps
+        from recover.budget import choose_steps, record_of
         from recover.folder import RunFolder
-        from recover.preparation import inputs_of
+        from recover.preparation import inputs_of, run_arguments
+        from shared.files import write_json
 
-        if overwrite and write and setup.group.leads:
-            earlier = RunFolder(folder, {}, inputs_of(setup))
-            if num_levels is None:
-                with earlier.begin(overwrite=True) as state:
-                    assert state is None, "something is left of the earlier run"
-            else:
-                earlier.budget.unlink(missing_ok=True)
+        replaces = overwrite and write and setup.group.leads
+        if replaces and num_levels is None:
+            RunFolder(folder, {}, inputs_of(setup)).refuse_finished(overwrite=True)
         choice = choose_steps(
             setup,
             folder,
@@ -92,14 +89,24 @@ class Budget:
             spent=time.monotonic() - self._started,
             num_levels=num_levels,
             fresh=overwrite,
-            write=write,
+            write=write and not overwrite,
         )
         if setup.group.leads:
             say(f"recover: {remark(choice, is_sweep=num_levels is not None)}")
         config = setup.config
         if choice.steps == 0 and config.importance == "fisher":  # which needs steps to go by
             config = dataclasses.replace(config, importance="magnitude")
-        return dataclasses.replace(config, steps=choice.steps)
+        config = dataclasses.replace(config, steps=choice.steps)
+        if replaces:
+            record = record_of(choice, setup, eval_data, is_sweep=num_levels is not None)
+            chosen = dataclasses.replace(setup, config=config)
+            run = RunFolder(folder, run_arguments(chosen, eval_data), inputs_of(setup))
+            if num_levels is None:
+                run.promise(record)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(run.budget, record)
+        return config
 
 
 def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:

@@ -78,7 +78,7 @@ def export(
       recover export dreams-c0.5 --out student.onnx --pixels --batch 1
       recover export dreams-c0.5 --out student-int8.onnx --int8 --dreams dreams.h5
     """
-    from recover.export import load_student
+    from recover.export import load_student, student_at
     from recover.programs import refuse_format, write_program
 
     if int8:
@@ -92,7 +92,7 @@ def export(
     refuse_format(out)
     if out.exists() and not overwrite:
         raise ConfigError(f"--out {out}: is there already; choose another, or --overwrite it")
-    path = student_path / "student.safetensors" if student_path.is_dir() else student_path
+    path = student_at(student_path)
     saved = load_student(path, student)
     classifier = saved.classifier
     if dreams_path is not None:

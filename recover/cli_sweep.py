@@ -98,8 +98,9 @@ def sweep(
       recover sweep --dreams dreams.h5 --out levels --worker 0/2
       torchrun --nproc-per-node 4 -m recover sweep --dreams dreams.h5 --out levels
     """
+    from recover.levels import asked_levels
     from recover.preparation import prepare
-    from recover.sweep import asked_levels, finished_results, plan_levels, run_sweep, starts_warm
+    from recover.sweep import finished_results, plan_levels, run_sweep, starts_warm
     from recover.tables import levels_table
     from recover.warm_start import warm_starts
     from shared.device import resolve_device

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from recover.folder import RunFolder
 from recover.masks import Masks
 from shared.architectures import is_factory
 from shared.checkpoint import load_checkpoint, save_network
@@ -61,6 +62,11 @@ def facts_of_teacher(teacher: TeacherSpec) -> dict[str, Any]:
         "teacher_architecture": teacher.architecture,
         "teacher_fingerprint": teacher.fingerprint,
     }
+
+
+def student_at(path: Path) -> Path:
+    """Return the file of a student: ``path``, or that of the finished run in this folder."""
+    return RunFolder.to_read(path).student if path.is_dir() else path
 
 
 def load_student(path: Path, architecture: str | None = None) -> Student:

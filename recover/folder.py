@@ -8,11 +8,18 @@ from typing import Any
 
 from recover.journal import Journal
 from recover.lock import LOCK_NAME, alone_in
-from recover.next_run import begin_next, begun_with, discard_next, move_out, next_run
+from recover.next_run import (
+    begin_next,
+    begun_with,
+    discard_next,
+    is_moving,
+    move_out,
+    next_run,
+)
 from recover.report import StageRecord
 from recover.state import read_state, write_state
-from shared.errors import ConfigError, IncompatibleError
-from shared.files import remove_stale_temporaries
+from shared.errors import ConfigError, DreamforgeError, IncompatibleError
+from shared.files import remove_stale_temporaries, write_json
 
 CONTENTS = (
     "contents of --eval-data",
@@ -67,6 +74,11 @@ class RunFolder:
         folder = cls(path, {})
         if not folder.is_finished:
             folder._work_in(path)
+        elif is_moving(path):
+            folder.student, folder.metrics, folder.budget = (
+                file if file.exists() else path / file.name
+                for file in (folder.student, folder.metrics, folder.budget)
+            )
         return folder
 
     @property
@@ -77,6 +89,11 @@ class RunFolder:
     def is_replacing(self) -> bool:
         """Whether the run is to take the place of a finished one, which is there yet."""
         return self._place != self.path
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether that run has nothing to go on with yet."""
+        return self.is_replacing and not (self.checkpoint.exists() or self.is_finished)
 
     @property
     def is_finished(self) -> bool:
@@ -128,7 +145,8 @@ class RunFolder:
         Args:
             overwrite: Replace an earlier run's files (no others): of a finished one when this one
                 is finished, of an unfinished one now. Where the block raises before there is
-                anything to go on with, the finished one has its folder for itself again.
+                anything to go on with, the finished one has its folder for itself again, unless
+                an earlier call has begun to replace it.
 
         Raises:
             CheckpointError: If the unfinished run's state is damaged.
@@ -146,10 +164,32 @@ class RunFolder:
             try:
                 yield state
             except Exception:
-                if self.is_replacing and not (self.checkpoint.exists() or self.is_finished):
+                if overwrite and self.is_promised:
                     discard_next(self.path)
                     self._work_in(self.path)
                 raise
+
+    def promise(self, record: Mapping[str, Any] | None = None) -> None:
+        """Begin in the place of what is here, and leave the work to a later :meth:`begin`.
+
+        Args:
+            record: Of ``--budget``, for the new run.
+
+        Raises:
+            ConfigError, DreamforgeError: As :meth:`begin`.
+        """
+        with self.begin(overwrite=True) as state:
+            assert state is None, "something is left of the earlier run"
+            if record is not None:
+                write_json(self.budget, record)
+
+    def withdraw(self) -> None:
+        """Undo :meth:`promise`, where the finished run that was to be replaced is there."""
+        with suppress(OSError, DreamforgeError), alone_in(self.path):
+            self._work_in(next_run(self.path) or self.path)
+            if self.is_promised:
+                discard_next(self.path)
+                self._work_in(self.path)
 
     def _state(self, *, overwrite: bool) -> dict[str, Any] | None:
         """Return what the unfinished run here left, and remove what is of no use."""
@@ -164,7 +204,6 @@ class RunFolder:
         self.metrics.unlink(missing_ok=True)
         if self.is_replacing:
             self.refuse_other_arguments()
-            begin_next(self.path, self._arguments)
         return None
 
     def _begin_anew(self) -> None:
@@ -189,9 +228,14 @@ class RunFolder:
             self._work_in(self.path)
 
     def tidy(self) -> None:
-        """Remove it from a finished run, which may have been killed just before it did so."""
-        with suppress(OSError):  # where nothing can be written nothing needs to be
-            self.finish()
+        """End a finished run that may have been killed just before it did so itself."""
+        if not (self.is_replacing or self.checkpoint.exists()):
+            return
+        # Where nothing can be written nothing needs to be; whoever is at work here does it.
+        with suppress(OSError, DreamforgeError), alone_in(self.path):
+            self._work_in(next_run(self.path) or self.path)
+            if self.is_finished:
+                self.finish()
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
         """Return those of the unfinished run here; None where there is none, or nobody knows.

@@ -24,8 +24,10 @@ def next_run(folder: Path) -> Path | None:
     That is so from :func:`begin_next` until its report has moved out.
     """
     place = folder / NEXT_NAME
-    is_there = place.is_dir() and not place.is_symlink()
-    is_begun = is_there and ((place / _BEGUN).exists() or (place / _REPORT).exists())
+    if not _is_there(place):
+        return None
+    # Without arguments anybody could go on, and replace what nobody said may go.
+    is_begun = (place / _REPORT).exists() or begun_with(place) is not None
     return place if is_begun else None
 
 
@@ -34,7 +36,7 @@ def begin_next(folder: Path, arguments: Mapping[str, Any]) -> Path:
 
     Args:
         folder: Of the run.
-        arguments: What decides the result; without any, whoever goes on brings them.
+        arguments: What decides the result; not empty.
     """
     place = folder / NEXT_NAME
     place.mkdir(exist_ok=True)
@@ -48,6 +50,12 @@ def begun_with(place: Path) -> dict[str, Any] | None:
         return dict(parse_json((place / _BEGUN).read_bytes())) or None
     except (OSError, DreamSetError, TypeError, ValueError):
         return None
+
+
+def is_moving(folder: Path) -> bool:
+    """Return whether files of the finished next run have begun to move out of their place."""
+    place = next_run(folder)
+    return place is not None and not (place / _BEGUN).exists()
 
 
 def move_out(folder: Path, files: Sequence[str]) -> None:
@@ -73,5 +81,9 @@ def move_out(folder: Path, files: Sequence[str]) -> None:
 
 def discard_next(folder: Path) -> None:
     """Remove a run that was to take the place of the one in ``folder``, which stays."""
-    if next_run(folder) is not None:
+    if _is_there(folder / NEXT_NAME):
         shutil.rmtree(folder / NEXT_NAME)
+
+
+def _is_there(place: Path) -> bool:
+    return place.is_dir() and not place.is_symlink()

@@ -13,6 +13,7 @@ from recover.folder import RunFolder
 from recover.pipeline import empty_layer_warnings, recover_student
 from recover.preparation import named_arguments, resolved
 from recover.report import RecoveryReport
+from shared.begun import begun
 from shared.device import describe_device
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
@@ -102,7 +103,7 @@ def _prune_without_dreams(
         named_arguments(config.identity(), teacher.spec.fingerprint, None, None),
         [teacher.spec.path],
     )
-    with folder.begin(overwrite=overwrite):
+    with folder.begin(overwrite=overwrite), begun():
         judge = Judge(spec=teacher.spec, dreams=None, real=None)
         pruned = judge.judge(network, "pruned network")
         facts = {

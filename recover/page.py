@@ -193,7 +193,7 @@ def _layers(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | No
             *words_for_left_out(results, all_runs),
         ),
         figure=figures.by_layer(lines),
-        tables=(layers_table(results),),
+        tables=(layers_table(results, all_runs),),
         folded=True,
     )
 
@@ -229,7 +229,7 @@ def _classes(shown: Sequence[Result], all_runs: Sequence[Result]) -> Section | N
         text += " Runs that were judged on other images have a dash."
     listed = [run for run in shown if run.report.classes]
     paragraphs = (text, *words_for_left_out(listed, all_runs))
-    table = classes_table(shown, chosen)
+    table = classes_table(shown, chosen, all_runs)
     return Section(title="Which classes pay", paragraphs=paragraphs, tables=(table,))
 
 

@@ -18,6 +18,7 @@ from recover.journal import Journal
 from recover.masks import dense_masks
 from recover.pipeline import new_distillation
 from recover.preparation import prepare
+from shared.begun import begun
 from shared.device import resolve_device
 from shared.distributed import ALONE, Group, abandon, join, leave, one_voice
 from shared.dreamset import DreamSet
@@ -85,10 +86,11 @@ def follow(
         begun = dataclasses.replace(setup, config=config)
         return new_distillation(begun, student, dense_masks(student))
 
-    distill(
-        begin(setup.config),
-        again=begin,
-        journal=Journal(Path(os.devnull)),
-        save=lambda run: None,
-        progress=ignore_progress,
-    )
+    with begun():  # the first process has
+        distill(
+            begin(setup.config),
+            again=begin,
+            journal=Journal(Path(os.devnull)),
+            save=lambda run: None,
+            progress=ignore_progress,
+        )

@@ -32,6 +32,7 @@ from recover.report import RecoveryReport, StageRecord
 from recover.state import damaged
 from recover.unlabeled import record_of, seen_before
 from recover.warm_start import with_start
+from shared.begun import begun
 from shared.device import describe_device
 from shared.distributed import ALONE, Group
 from shared.dreamset import DreamSet
@@ -86,7 +87,8 @@ def recover_student(
         IncompatibleError: If teacher, dreams and an unfinished run in ``out`` do not belong
             together.
         DivergedError: If the loss is not finite at a thousandth of the rate either.
-        KeyboardInterrupt: After SIGINT or SIGTERM, with a checkpoint written if distilling.
+        KeyboardInterrupt: After SIGINT or SIGTERM, with a checkpoint written if distilling; a
+            BegunInterrupt once the run has begun in ``out``.
     """
     started = time.monotonic()
     setup = prepare(
@@ -95,7 +97,7 @@ def recover_student(
     if start is not None:
         setup = with_start(setup, start)
     folder = RunFolder(out, run_arguments(setup, eval_data), inputs_of(setup))
-    with folder.begin(overwrite=overwrite) as state:
+    with folder.begin(overwrite=overwrite) as state, begun():
         return _recover(
             setup, eval_data, folder, state, progress, command=command, remarks=remarks, at=started
         )

@@ -1,7 +1,8 @@
 """One run per level, side by side in one folder: finished ones stay, interrupted ones go on."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments
 from recover.pipeline import recover_student
 from recover.results import Result, read_report, read_result
-from recover.settings import DEFAULT_LEVELS
 from recover.starts import choose_start, is_choosy
+from shared.begun import begun
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, IncompatibleError
 from shared.evaldata import EvalData
@@ -32,12 +33,26 @@ class Level:
         config: Of its run.
         folder: Of its run.
         state: ``finished``, ``interrupted`` or ``to do``.
+        arguments: What decides its result, as far as it is known.
+        inputs: Files that its run reads, which it must not replace.
     """
 
     number: int
     config: RecoverConfig
     folder: Path
     state: str
+    arguments: Mapping[str, Any]
+    inputs: Sequence[str | None]
+
+    def promise(self, config: RecoverConfig | None = None) -> None:
+        """Begin in the place of what is in the folder, if anything is.
+
+        Args:
+            config: With the start that was chosen, which the level's own may not have.
+        """
+        if self.folder.exists():
+            start = {} if config is None else {"--warm-start": config.warm_start}
+            RunFolder(self.folder, {**self.arguments, **start}, self.inputs).promise()
 
     @property
     def sparsity(self) -> float:
@@ -51,62 +66,6 @@ class Level:
         if channels is not None:
             return f"{100 * channels:.4g} % of channels"
         return f"{100 * self.sparsity:.4g} %"
-
-
-def asked_levels(sparsities: str | None, channels: str | None) -> list[dict[str, Any]]:
-    """Return what each level sets in the config, the least pruned first.
-
-    Raises:
-        ConfigError: If both kinds are given, or a list makes no sense.
-    """
-    if channels is None:
-        found = parse_sparsities(DEFAULT_LEVELS if sparsities is None else sparsities)
-        return [{"sparsity": sparsity} for sparsity in found]
-    if sparsities is not None:
-        raise ConfigError(
-            f"--channels {channels}: found --sparsity {sparsities}, too; expected levels of one "
-            "kind, such as two sweeps and one report of both"
-        )
-    return [{"channels": fraction, "sparsity": 0.0} for fraction in parse_channels(channels)]
-
-
-def parse_sparsities(text: str) -> tuple[float, ...]:
-    """Return the numbers of ``0.5,0.8,0.9``, ascending.
-
-    Raises:
-        ConfigError: If it is anything else, has one of them twice, or one outside [0, 1).
-    """
-    found = _numbers("--sparsity", text)
-    if not found or not all(0 <= sparsity < 1 for sparsity in found):
-        raise ConfigError(
-            f"--sparsity: found {text!r}, expected numbers from 0 to below 1, such as 0.5,0.8,0.9"
-        )
-    return found
-
-
-def parse_channels(text: str) -> tuple[float, ...]:
-    """Return the fractions of ``0.75,0.5,0.25``, descending: the least pruned first, as above.
-
-    Raises:
-        ConfigError: If it is anything else, has one of them twice, or one outside (0, 1].
-    """
-    found = _numbers("--channels", text)
-    if not found or not all(0 < fraction <= 1 for fraction in found):
-        raise ConfigError(
-            f"--channels: found {text!r}, expected fractions above 0, at most 1, such as 0.75,0.5"
-        )
-    return found[::-1]
-
-
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    """Return the numbers in a list, ascending; nothing where it is no list of numbers."""
-    try:
-        found = sorted(float(part) for part in text.split(","))
-    except ValueError:
-        return ()
-    if len({f"{number:g}" for number in found}) != len(found):
-        raise ConfigError(f"{flag}: found {text!r}, expected every level once")
-    return tuple(found)
 
 
 def folder_name(config: RecoverConfig) -> str:
@@ -181,10 +140,18 @@ def plan_levels(
         path = out / folder_name(asked)
         config = asked if overwrite else _as_begun(asked, configs[:number], teacher, path)
         arguments = asked_arguments(config, teacher, dreams, eval_data)
-        folder = RunFolder(path, arguments, (teacher.spec.path, config.student_weights))
+        inputs = (teacher.spec.path, config.student_weights)
+        folder = RunFolder(path, arguments, inputs)
         folder.refuse_to_lose(overwrite=overwrite)
-        state = WAITING if overwrite else _state(folder, arguments)
-        levels.append(Level(number=number, config=config, folder=path, state=state))
+        level = Level(
+            number=number,
+            config=config,
+            folder=path,
+            state=WAITING if overwrite else _state(folder, arguments),
+            arguments=arguments,
+            inputs=inputs,
+        )
+        levels.append(level)
     return levels
 
 
@@ -195,6 +162,8 @@ def run_sweep(
     eval_data: EvalData | None,
     worker: Worker | None = None,
     progress: ProgressCallback = ignore_progress,
+    *,
+    overwrite: bool = False,
     **options: Any,
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
@@ -210,30 +179,50 @@ def run_sweep(
         eval_data: Likewise.
         worker: Which share of the levels to make; all of them by default.
         progress: Told of each level under its folder's name.
-        **options: ``overwrite``, ``allow_teacher_mismatch`` and ``command`` of recover_student.
+        overwrite: Replace what is there. All levels begin before the first one runs, so that a
+            later call without it goes on with all of them.
+        **options: ``allow_teacher_mismatch`` and ``command`` of recover_student.
+
+    Raises:
+        BegunInterrupt: For a KeyboardInterrupt, once all levels have begun.
     """
     worker = worker or Worker()
     mine = [level for level in levels if level.state != FINISHED and worker.makes(level.number)]
     for level in levels:
         if level.state == FINISHED:
             RunFolder(level.folder, {}).tidy()
-    for level in mine:
-        below = [
-            (other.config, RunFolder(other.folder, {}).student) for other in levels[: level.number]
-        ]
-        start = choose_start(level.config, below, teacher)
-        recover_student(
-            start.config,
-            teacher,
-            dreams,
-            eval_data,
-            level.folder,
-            _named(progress, level.folder.name),
-            start=start.student,
-            remarks=start.remarks,
-            **options,
-        )
+    if overwrite:
+        _promise(mine)
+    with begun():
+        for level in mine:
+            below = [
+                (other.config, RunFolder(other.folder, {}).student)
+                for other in levels[: level.number]
+            ]
+            start = choose_start(level.config, below, teacher)
+            if start.config != level.config and RunFolder(level.folder, {}).is_promised:
+                level.promise(start.config)
+            recover_student(
+                start.config,
+                teacher,
+                dreams,
+                eval_data,
+                level.folder,
+                _named(progress, level.folder.name),
+                start=start.student,
+                remarks=start.remarks,
+                **options,
+            )
     return mine
+
+
+def _promise(levels: Sequence[Level]) -> None:
+    """Begin all of the levels, or leave what is there as it is."""
+    with ExitStack() as undo:
+        for level in levels:
+            undo.callback(RunFolder(level.folder, {}).withdraw)
+            level.promise()
+        undo.pop_all()
 
 
 def finished_results(levels: Sequence[Level]) -> list[Result]:

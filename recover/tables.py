@@ -34,12 +34,17 @@ class Table:
     shades: tuple[tuple[float | None, ...], ...] = ()
 
 
-def labels_of(results: Sequence[Result]) -> list[str]:
-    """Return ``90 %`` for every run, or its student; with its folder where that says too little."""
-    plain = [_label(result) for result in results]
+def labels_of(results: Sequence[Result], among: Sequence[Result] = ()) -> list[str]:
+    """Return ``90 %`` for every run, or its student; with its folder where that says too little.
+
+    Args:
+        results: The runs.
+        among: All runs of the page, if these are some of them: one has one name all over it.
+    """
     alike: dict[str, list[Path]] = {}
-    for text, result in zip(plain, results, strict=True):
-        alike.setdefault(text, []).append(result.folder)
+    for result in among or results:
+        alike.setdefault(_label(result), []).append(result.folder)
+    plain = [_label(result) for result in results]
     labels = [
         f"{text} {_told_apart(result.folder, alike[text])}" if len(alike[text]) > 1 else text
         for text, result in zip(plain, results, strict=True)
@@ -155,8 +160,8 @@ def _teacher_row(report: RecoveryReport) -> tuple[str, ...] | None:
     )
 
 
-def layers_table(results: Sequence[Result]) -> Table:
-    """Return one row per layer: which part of it is pruned, run by run."""
+def layers_table(results: Sequence[Result], among: Sequence[Result] = ()) -> Table:
+    """Return one row per layer: which part of it is pruned, run by run, called as ``among`` all."""
     pruned = [
         {layer.name: 1 - layer.kept / max(_size(layer.shape), 1) for layer in result.report.layers}
         for result in results
@@ -169,7 +174,7 @@ def layers_table(results: Sequence[Result]) -> Table:
         values = [run.get(name) for run in pruned]
         rows.append((name, "x".join(map(str, shape)), *map(percent, values)))
         shades.append((None, None, *values))
-    columns = ("layer", "shape", *labels_of(results))
+    columns = ("layer", "shape", *labels_of(results, among))
     return Table(title="", columns=columns, rows=tuple(rows), shades=tuple(shades))
 
 
@@ -180,11 +185,12 @@ def with_classes(results: Sequence[Result], measure: str) -> list[Result]:
     return fitting or measured
 
 
-def classes_table(results: Sequence[Result], chosen: Result) -> Table:
+def classes_table(results: Sequence[Result], chosen: Result, among: Sequence[Result] = ()) -> Table:
     """Return the classes that pay most: how often the student still sees them as the teacher does.
 
     Sorted by agreement in the run ``chosen``, whose classes were measured, the lowest first,
-    :data:`MOST_CLASSES` at most. Runs that were judged on other images have no figures.
+    :data:`MOST_CLASSES` at most. Runs that were judged on other images have no figures. All are
+    called as ``among`` all runs of the page.
     """
     measured = [result for result in results if result.report.classes]
     by_run = [
@@ -211,7 +217,7 @@ def classes_table(results: Sequence[Result], chosen: Result) -> Table:
         lost = [None if value is None else 1 - value for value in values]
         shades.append((None, None, *lost, None, None, None))
     columns = (
-        *("class", "images", *labels_of(measured), "taken for"),
+        *("class", "images", *labels_of(measured, among), "taken for"),
         *("teacher right", "student right"),
     )
     kept = len(columns) if any(entry.accuracy is not None for entry in worst) else -2

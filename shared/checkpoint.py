@@ -151,7 +151,8 @@ def _write(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         raise DreamforgeError(
             f"{path}: cannot be written ({error.strerror or error}), {len(data) / 2**20:,.1f} MiB; "
-            "make room, and the same command goes on"
+            "make room, and the same command goes on from what is saved (without --overwrite, "
+            "which begins anew)"
         ) from error
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.begun import BegunInterrupt
 from shared.errors import (
     ConfigError,
     DreamforgeError,
@@ -76,8 +77,9 @@ class Tool(click.Group):
             ctx.exit(error.exit_code)
         except DreamforgeError as error:
             _fail(ctx, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail(ctx, f"interrupted; {_how_to_go_on()}", 130)
+        except KeyboardInterrupt as interrupt:
+            has_begun = isinstance(interrupt, BegunInterrupt)
+            _fail(ctx, f"interrupted; {_how_to_go_on(has_begun=has_begun)}", 130)
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever reads has enough: click ends without a word
                 raise
@@ -169,16 +171,20 @@ def command_line() -> str:
     return _as_typed(_variables(), sys.argv[1:])
 
 
-def _how_to_go_on() -> str:
-    """Return the command that goes on: without what would remove what has been made."""
+def _how_to_go_on(*, has_begun: bool) -> str:
+    """Return the command that goes on: without what would remove what has been made.
+
+    Where the work had not begun, ``--overwrite`` has removed nothing, and is needed once more.
+    """
     root = click.get_current_context().find_root()
-    if root.invoked_subcommand not in getattr(root.command, "resumed", ()):
-        return f"the same command begins again: {_as_typed(_variables(), sys.argv[1:])}"
     given, words = _variables(), [word for word in sys.argv[1:] if word != "--overwrite"]
     variables = {name: "0" if name.endswith("_OVERWRITE") else given[name] for name in given}
     if name := _overwrite_in_file():
         variables[name] = "0"  # the environment wins over the file
     changed = variables != given or words != sys.argv[1:]
+    is_resumed = root.invoked_subcommand in getattr(root.command, "resumed", ())
+    if not is_resumed or (changed and not has_begun):
+        return f"the same command begins again: {_as_typed(given, sys.argv[1:])}"
     which = "without --overwrite the command" if changed else "the same command"
     return f"{which} goes on from here: {_as_typed(variables, words)}"
 

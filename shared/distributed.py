@@ -182,7 +182,8 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         raise DreamforgeError(
             "another process of this run ended, so this one cannot go on; "
-            "the same command goes on from the last checkpoint"
+            "the same command goes on from the last checkpoint (without --overwrite, which begins "
+            "anew)"
         ) from error
 
 

@@ -161,6 +161,18 @@ def test_agreement_on_dreams_of_several_sets_is_remarked_on() -> None:
     assert remarks_on(both) == []
 
 
+def test_a_run_that_held_out_no_dreams_held_out_none_of_another_set() -> None:
+    def pruned(folder: str) -> Result:
+        result = run(folder)
+        stage = dataclasses.replace(result.report.recovered, agreement_on_dreams=None)
+        facts = result.report.provenance | {"dreams": None}
+        report = dataclasses.replace(result.report, recovered=stage, provenance=facts)
+        return dataclasses.replace(result, report=report)
+
+    assert remarks_on([run("a"), pruned("b")]) == []
+    assert len(remarks_on([run("a"), pruned("b"), run("c", digest="other")])) == 1
+
+
 def test_a_bound_that_was_taught_on_dreams_is_called_by_its_folder() -> None:
     results = [run("a", accuracy=0.8)]
     levels = [run(f"others/s{level}", accuracy=0.85, digest="x") for level in (0.5, 0.9)]
@@ -223,6 +235,15 @@ def test_the_most_pruned_run_is_one_and_the_same_all_over_a_page() -> None:
     assert section(both, "Settings").title == "Settings of the most pruned network (90 %)"
     where = dict(section(both, "Where it comes").tables[0].rows)
     assert where["student"] == "other/s0.9/student.safetensors"
+
+
+def test_a_run_has_one_name_in_all_tables_of_a_page() -> None:
+    # Of two series the tables by layer and by class show the first, whose level the other has, too.
+    page = compose([detailed("first/s0.8", 0.8), detailed("other/s0.8", 0.8, lr=1.0)])
+
+    assert section(page, "Agreement").tables[0].rows[0][0] == "80 % first/s0.8"
+    for title in ("Which layers", "Which classes"):
+        assert section(page, title).tables[0].columns[2] == "80 % first/s0.8"
 
 
 def test_the_stages_are_shown_by_the_measure_of_the_whole_page() -> None:

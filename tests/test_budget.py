@@ -315,6 +315,60 @@ def test_overwriting_chooses_anew(
     }
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left")])
+def test_what_stops_the_timing_leaves_the_finished_run(
+    runner: CliRunner,
+    dreams: DreamSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def stop(*_: object, **__: object) -> Pace:
+        raise error
+
+    monkeypatch.setattr("recover.budget.measure_pace", stop)
+    out = tmp_path / "out"
+    assert call(runner, dreams, out, "--steps", "0").exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    stopped = call(runner, dreams, out, "--budget", "30s", "--overwrite")
+    other = call(runner, dreams, out, "--steps", "2", "--sparsity", "0.5")
+
+    assert stopped.exit_code in (1, 130)
+    assert other.exit_code == 4
+    assert "holds a finished run" in other.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_in_the_place_of_another_goes_on_with_the_steps_it_began_with(
+    runner: CliRunner,
+    dreams: DreamSet,
+    tmp_path: Path,
+    pace: list[Pace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, budget = tmp_path / "out", ("--budget", "100", "--importance", "fisher")
+    assert call(runner, dreams, out, "--steps", "0").exit_code == 0
+    pace[:] = [Pace(step=1.0, pruning=0.0, aside=99.0), Pace(step=1.0, pruning=0.0, aside=1.0)]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recover.pipeline._judge", stop)
+        stopped = call(runner, dreams, out, *budget, "--overwrite")
+    other = call(runner, dreams, out, "--steps", "3")
+    unbudgeted = call(runner, dreams, out, "--budget", "50")
+    went_on = call(runner, dreams, out, *budget, "--json")
+
+    assert stopped.exit_code == 130
+    assert other.exit_code == unbudgeted.exit_code == 4
+    assert went_on.exit_code == 0, went_on.output
+    # 100 s less 5 % are less than 99 s aside: nothing is taught, so nothing has gradients to go by.
+    assert json.loads(went_on.stdout)["config"]["steps"] == 0
+    assert json.loads((out / "budget.json").read_text())["budget"] == 100
+
+
 def test_steps_and_budget_exclude_each_other(
     runner: CliRunner, dreams: DreamSet, tmp_path: Path
 ) -> None:

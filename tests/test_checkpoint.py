@@ -329,6 +329,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_leaves_what_was_there(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
+    assert "without --overwrite, which begins anew" in str(caught.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -9,7 +9,7 @@ from dreamset_fixtures import write_dream_set
 from dreamforge import export_folder
 from dreamforge.export import export
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DreamforgeError
 
 
 @pytest.fixture
@@ -35,6 +35,22 @@ def test_an_earlier_export_stays_when_the_new_one_fails(
         export(dreams, out, "webdataset", overwrite=True)
     assert sorted(out.rglob("*")) == before
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_of_two_exports_to_one_folder_the_second_is_refused(
+    dreams: DreamSet, tmp_path: Path, is_empty: bool
+) -> None:
+    out = tmp_path / "there"
+    out.mkdir()
+    if not is_empty:
+        export(dreams, out, "imagefolder")
+    with export_folder.export_folder(dreams, out, overwrite=not is_empty) as folder:
+        (folder / "0-new").mkdir()
+        with pytest.raises(DreamforgeError, match="there: another process exports to it"):
+            export(dreams, out, "imagefolder", overwrite=not is_empty)
+
+    assert {path.name for path in out.iterdir()} == {"0-new", "manifest.json"}
 
 
 def refuse_to_leave(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:

@@ -14,7 +14,7 @@ from recover.next_run import NEXT_NAME
 from recover.oneshot import prune_student
 from recover.pipeline import recover_student
 from recover.results import find_results, read_report
-from shared.errors import IncompatibleError
+from shared.errors import ConfigError, IncompatibleError
 from shared.files import write_json
 from shared.progress import Progress
 from shared.teacher import Teacher
@@ -58,6 +58,9 @@ def test_a_run_that_is_killed_leaves_the_old_one_or_the_new_one(tmp_path: Path) 
                 pass
 
         found.append(shown(path))
+        read = RunFolder.to_read(path)
+        assert {read.student.read_text(), read.metrics.read_text()} == {found[-1]}
+        assert read.budget.exists() == (found[-1] == "old")
         if found[-1] == "old":
             assert contents(path).items() >= OLD.items()
         if not RunFolder(path, {}).is_finished:
@@ -84,6 +87,52 @@ def test_an_error_before_the_first_checkpoint_leaves_the_finished_run(tmp_path: 
     assert RunFolder(tmp_path, {}).is_finished
     assert not (tmp_path / NEXT_NAME).exists()
     assert contents(tmp_path) == {**OLD, ".recover.lock": ""}
+
+
+def test_an_error_while_going_on_leaves_what_was_begun(tmp_path: Path) -> None:
+    finish(tmp_path, "old", overwrite=False)
+    RunFolder(tmp_path, {"--text": "new"}).promise({"steps": 5})
+
+    def fail() -> None:
+        with RunFolder(tmp_path, {"--text": "new"}).begin(overwrite=False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+
+    with pytest.raises(IncompatibleError, match=r"--text new \(now other\)"):
+        finish(tmp_path, "other", overwrite=False)
+    assert json.loads(RunFolder(tmp_path, {}).budget.read_text()) == {"steps": 5}
+    assert shown(tmp_path) == "old"
+    RunFolder(tmp_path, {}).withdraw()
+    assert contents(tmp_path).keys() == NEW.keys()
+    assert set(contents(tmp_path).values()) == {"old"}
+
+
+def test_a_place_without_arguments_was_not_begun(tmp_path: Path) -> None:
+    finish(tmp_path, "old", overwrite=False)
+    (tmp_path / NEXT_NAME).mkdir()
+    (tmp_path / NEXT_NAME / "arguments.json").write_text("{}")
+
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        finish(tmp_path, "other", overwrite=False)
+    finish(tmp_path, "new", overwrite=True)
+    assert contents(tmp_path) == NEW
+
+
+def test_nobody_moves_what_another_process_is_moving(tmp_path: Path) -> None:
+    finish(tmp_path, "old", overwrite=False)
+    folder = RunFolder(tmp_path, {"--text": "new"})
+    with folder.begin(overwrite=True):
+        for file in (folder.metrics, folder.student):
+            file.write_text("new")
+        write_json(folder.report, "new")
+        RunFolder(tmp_path, {}).tidy()
+        assert folder.report.exists()
+        assert contents(tmp_path)["student.safetensors"] == "old"
+        folder.finish()
+
+    assert contents(tmp_path) == NEW
 
 
 def test_what_was_begun_in_the_place_of_a_run_is_gone_on_with_by_its_own_arguments(

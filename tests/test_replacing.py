@@ -117,6 +117,34 @@ def test_what_came_while_the_new_set_was_written_stays(tmp_path: Path) -> None:
     assert out.read_bytes() == b"somebody else's"
 
 
+def test_of_two_that_make_one_set_the_second_is_refused(tmp_path: Path) -> None:
+    source = write_dream_set(tmp_path, name="source.h5", dreams=tiny_dreams(seed=1))
+    out = write_old(tmp_path / "there", 2)
+    digest = digest_of(out)
+    with new_set(out, overwrite=True) as place:
+        with pytest.raises(DreamforgeError, match=r"dreams\.h5: another process is making a set"):
+            unpack(source, out, shard_size=12, overwrite=True)
+        assert digest_of(out) == digest
+        digest = digest_of(write_dream_set(place.parent, dreams=tiny_dreams(seed=2)))
+
+    assert digest_of(out) == digest
+    assert names(out.parent) == sorted([out.name, *(path.name for path in shards_at(out))])
+
+
+def test_an_empty_folder_that_waited_removes_nothing_of_another_set(tmp_path: Path) -> None:
+    """A kill just before the end left it; then a set came whose shards are called alike."""
+    source = write_dream_set(tmp_path, name="source.h5", dreams=tiny_dreams(seed=1))
+    out, other = tmp_path / "there" / "dreams.h5", tmp_path / "there" / "dreams.hdf5"
+    pack(source, out)
+    unpack(source, other, shard_size=12)
+    next_of(out).mkdir()
+
+    with pytest.raises(ConfigError, match=r"belongs to dreams\.hdf5"):
+        pack(source, out)
+
+    assert verify(other).fine
+
+
 @pytest.mark.parametrize("kind", ["another set", "damaged", "no index"])
 def test_a_folder_that_only_seems_to_wait_replaces_nothing(tmp_path: Path, kind: str) -> None:
     out, other = write_old(tmp_path, 2), write_dream_set(tmp_path, name="other.h5")
@@ -165,7 +193,7 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(
         kill_at(1, patch)
         with pytest.raises(Killed):
             merging.merge(sources, out)
-    (left,) = out.parent.iterdir()
+    (left,) = out.parent.glob("*.tmp")
     monkeypatch.setattr("shared.files._is_running", lambda process: False)
     merging.merge(sources, out)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared import cli, cli_options, cli_progress
+from shared.begun import BegunInterrupt
 from shared.config import option, validate
 from shared.errors import (
     CheckpointError,
@@ -55,6 +56,7 @@ def show(name, **options):
         "pipe": BrokenPipeError(32, "Broken pipe"),
         "unwritable": UnwritableError(13, "Permission denied", "x.png"),
         "interrupt": KeyboardInterrupt(),
+        "begun": BegunInterrupt(),
         "memory": MemoryError(),
         "device memory": torch.OutOfMemoryError("CUDA out of memory"),
         "allocator": RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: no"),
@@ -221,18 +223,30 @@ def test_no_run_begins_whose_date_cannot_be_recorded(monkeypatch):
 
 
 def test_what_goes_on_after_an_interruption_removes_nothing(runner, monkeypatch):
-    words = ["show", "--n", "3", "--raise", "interrupt"]
+    words = ["show", "--n", "3", "--raise", "begun"]
     monkeypatch.setattr("sys.argv", ["toy", *words])
     assert "; the same command goes on from here: " in run(runner, *words[1:]).stderr
 
     monkeypatch.setattr("sys.argv", ["toy", *words, "--overwrite"])
     said = run(runner, *words[1:], "--overwrite").stderr
     assert said.startswith("tool: error: interrupted; without --overwrite the command goes on")
-    assert said.endswith("from here: tool show --n 3 --raise interrupt\n")
+    assert said.endswith("from here: tool show --n 3 --raise begun\n")
 
     monkeypatch.setattr("sys.argv", ["toy", *words])
     said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
-    assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise interrupt\n")
+    assert said.endswith("from here: TOY_SHOW_OVERWRITE=0 tool show --n 3 --raise begun\n")
+
+
+def test_what_had_not_begun_to_overwrite_begins_again_as_it_was_typed(runner, monkeypatch):
+    words = ["show", "--raise", "interrupt"]
+    monkeypatch.setattr("sys.argv", ["toy", *words, "--overwrite"])
+    said = run(runner, *words[1:], "--overwrite").stderr
+    assert said.endswith("the same command begins again: tool show --raise interrupt --overwrite\n")
+
+    monkeypatch.setattr("sys.argv", ["toy", *words])
+    said = run(runner, *words[1:], env={"TOY_SHOW_OVERWRITE": "1"}).stderr
+    assert said.endswith("begins again: TOY_SHOW_OVERWRITE=1 tool show --raise interrupt\n")
+    assert "; the same command goes on from here: " in run(runner, *words[1:]).stderr
 
 
 def test_what_leaves_nothing_to_go_on_with_begins_again_as_it_was_typed(runner, monkeypatch):
@@ -250,7 +264,7 @@ def test_what_goes_on_removes_nothing_though_the_file_says_overwrite(
 ):
     path = tmp_path / "run.toml"
     path.write_text(f"[show]\noverwrite = {text}\n[means]\nmean = 1\n")
-    words = ["show", "--raise", "interrupt"]
+    words = ["show", "--raise", "begun"]
     env, before = ({"TOY_CONFIG": str(path)}, []) if by_variable else ({}, ["--config", str(path)])
     monkeypatch.setattr("sys.argv", ["toy", *before, *words, *more])
 

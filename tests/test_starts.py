@@ -17,7 +17,15 @@ from recover.export import load_student, save_student
 from recover.importance import prunable_weights
 from recover.preparation import resolved
 from recover.starts import choose_start, starved_layer
-from recover.sweep import FINISHED, INTERRUPTED, Level, finished_results, plan_levels, run_sweep
+from recover.sweep import (
+    FINISHED,
+    INTERRUPTED,
+    WAITING,
+    Level,
+    finished_results,
+    plan_levels,
+    run_sweep,
+)
 from recover.warm_start import masks_of_zeros, warm_starts
 from shared.dreamset import DreamSet
 from shared.progress import Progress
@@ -114,6 +122,28 @@ def test_a_level_that_was_killed_goes_on_from_the_same_student(
     assert any("from the student of 80 %" in text for text in report.warnings)
     parts, other = (home / "s0.98" / "student.safetensors" for home in (below, whole))
     assert parts.read_bytes() == other.read_bytes()
+
+
+def test_a_level_in_the_place_of_another_goes_on_though_its_start_was_not_known(
+    below: Path, tiny_teacher: Teacher, dreams: DreamSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = all_levels(below, tiny_teacher, dreams)
+    run_sweep(levels, tiny_teacher, dreams, None)
+    before = (below / "s0.98" / "student.safetensors").read_bytes()
+
+    def stop(report: Progress) -> None:
+        raise KeyboardInterrupt
+
+    levels[-1].promise()  # as a sweep with --overwrite does, before it has students to look at
+    levels = all_levels(below, tiny_teacher, dreams)
+    assert (levels[-1].state, levels[-1].config.warm_start) == (WAITING, 0.8)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(levels, tiny_teacher, dreams, None, progress=stop)
+    levels = all_levels(below, tiny_teacher, dreams)
+    assert (levels[-1].state, levels[-1].config.warm_start) == (WAITING, 0.5)
+    run_sweep(levels, tiny_teacher, dreams, None)
+
+    assert (below / "s0.98" / "student.safetensors").read_bytes() == before
 
 
 def test_where_no_student_has_enough_the_teacher_has(

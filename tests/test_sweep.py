@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,19 +10,23 @@ from recover_fixtures import blob_dreams, quick_config
 
 from recover.cli import main
 from recover.config import RecoverConfig
+from recover.levels import parse_channels, parse_sparsities
+from recover.lock import alone_in
+from recover.results import find_results
 from recover.sweep import (
     FINISHED,
     INTERRUPTED,
     WAITING,
     finished_results,
-    parse_channels,
-    parse_sparsities,
     plan_levels,
     run_sweep,
+    starts_warm,
 )
+from recover.warm_start import warm_starts
+from shared.begun import BegunInterrupt
 from shared.checkpoint import to_safetensors
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.errors import ConfigError, DreamforgeError, IncompatibleError, InputFileError
 from shared.evaldata import EvalData
 from shared.progress import Progress
 from shared.teacher import Teacher
@@ -184,6 +189,48 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tiny_teacher, dreams, tmp
             tmp_path / home / name / "student.safetensors" for home in ("parts", "whole")
         )
         assert parts.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_a_sweep_in_the_place_of_another_goes_on_from_its_first_level(
+    tiny_teacher, dreams, tmp_path, is_same
+):
+    def stop(report: Progress) -> None:
+        raise KeyboardInterrupt
+
+    asked = [quick_config(sparsity=sparsity, steps=1) for sparsity in (0.5, 0.8)]
+    new = list(warm_starts(asked))
+    old = new if is_same else [dataclasses.replace(config, steps=0) for config in asked]
+    levels = plan_levels(old, tiny_teacher, dreams, None, tmp_path)
+    run_sweep(levels, tiny_teacher, dreams, None)
+    before = finished_results(levels)
+
+    levels = plan_levels(new, tiny_teacher, dreams, None, tmp_path, overwrite=True)
+    with pytest.raises(BegunInterrupt):
+        run_sweep(levels, tiny_teacher, dreams, None, overwrite=True, progress=stop)
+
+    shown, remarks = find_results([tmp_path])
+    assert shown == before
+    assert len(remarks) == 2
+    assert starts_warm(asked, Worker(), tmp_path, overwrite=False)
+    again = plan_levels(new, tiny_teacher, dreams, None, tmp_path)
+    assert [level.state for level in again] == [WAITING] * 2
+    assert len(run_sweep(again, tiny_teacher, dreams, None)) == 2
+    results = finished_results(again)
+    assert [result.report.config["warm_start"] for result in results] == [0.0, 0.5]
+    assert find_results([tmp_path])[1] == []
+
+
+def test_where_a_level_cannot_begin_none_has(tiny_teacher, dreams, tmp_path):
+    old = [quick_config(sparsity=sparsity, steps=0) for sparsity in (0.5, 0.8)]
+    run_sweep(plan_levels(old, tiny_teacher, dreams, None, tmp_path), tiny_teacher, dreams, None)
+    levels = plan_levels(configs()[:2], tiny_teacher, dreams, None, tmp_path, overwrite=True)
+
+    with alone_in(tmp_path / "s0.8"), pytest.raises(DreamforgeError, match="another process"):
+        run_sweep(levels, tiny_teacher, dreams, None, overwrite=True)
+
+    again = plan_levels(old, tiny_teacher, dreams, None, tmp_path)
+    assert [level.state for level in again] == [FINISHED] * 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
