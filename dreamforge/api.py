@@ -73,7 +73,7 @@ def synth(
     settings, facts = split_options("synth", SynthesisConfig, options)
     require_preset(preset, PRESETS)
     where = resolve_device(str(device))
-    with opened_teacher(teacher, facts) as loaded:
+    with opened_teacher(teacher, facts, needs_batch_norm=True) as loaded:
         warn(f"assumed: {text}" for text in loaded.spec.assumptions)
         base = preset_values(preset, max(loaded.spec.image_shape[1:]))
         asked = build_config(SynthesisConfig, settings, base)
