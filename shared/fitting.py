@@ -25,8 +25,8 @@ from shared.architectures import (
     match_resized,
     set_input_channels,
     suggestion,
+    transformers_models,
 )
-from shared.architectures import transformers_models
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, IncompatibleError
 from shared.facts import Facts
