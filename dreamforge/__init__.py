@@ -7,11 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamforge.api import synth
+    from dreamforge.api import import_folder, synth
     from shared.dreamset import DreamSet
 
-__all__ = ["DreamSet", "synth"]
-_HOME = {"DreamSet": "shared.dreamset", "synth": "dreamforge.api"}
+__all__ = ["DreamSet", "import_folder", "synth"]
+_HOME = {
+    "DreamSet": "shared.dreamset",
+    "import_folder": "dreamforge.api",
+    "synth": "dreamforge.api",
+}
 
 
 def __getattr__(name: str) -> Any:

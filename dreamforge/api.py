@@ -1,11 +1,13 @@
 """``dreamforge`` from Python."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamforge.batch_size import settle_batch_size, with_smaller_batches
 from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.forge import SynthesisResult, synthesize
+from dreamforge.import_images import import_images
 from dreamforge.presets import PRESETS, preset_values
 from dreamforge.remarks import remarks_on_loss
 from dreamforge.units import usual_units
@@ -73,7 +75,7 @@ def synth(
     settings, facts = split_options("synth", SynthesisConfig, options)
     require_preset(preset, PRESETS)
     where = resolve_device(str(device))
-    with opened_teacher(teacher, facts) as loaded:
+    with opened_teacher(teacher, facts, needs_batch_norm=True) as loaded:
         warn(f"assumed: {text}" for text in loaded.spec.assumptions)
         base = preset_values(preset, max(loaded.spec.image_shape[1:]))
         asked = build_config(SynthesisConfig, settings, base)
@@ -102,4 +104,64 @@ def synth(
         result = with_smaller_batches(run, loaded, config, path, may_lower=may_lower)
     warn([note] if note else [])
     warn((*result.notes, *remarks_on_loss(config, result.quality)))
+    return DreamSet.open(path)
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """The options of :func:`import_folder` that are no facts of the teacher."""
+
+
+def import_folder(
+    folder: Path | str,
+    teacher: TeacherSource,
+    out: Path | str = "images.h5",
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    license: str = "unspecified",
+    progress: bool | ProgressCallback = True,
+    **options: Any,
+) -> DreamSet:
+    """Make a set of the real images in ``folder``, labeled by ``teacher``, and return it.
+
+    For networks without BatchNorm, which cannot be inverted, and wherever real images may be used.
+
+    Args:
+        folder: Of images, here and below; no labels are read.
+        teacher: As for :func:`synth`; it needs no BatchNorm.
+        out: Path of the index.
+        device: As for :func:`synth`, like the rest.
+        overwrite: Replace the set that is there.
+        license: SPDX name, for the provenance.
+        progress: Whether to show it on stderr; or a function that is told.
+        **options: Of the teacher, as for :func:`synth`.
+
+    Warns:
+        AssumptionWarning: Of what nobody said and was assumed.
+
+    Raises:
+        TypeError: If there is no such option.
+        DreamforgeError: As the command does.
+    """
+    path, source = as_path("out", out), as_path("folder", folder)
+    (overwrite,) = switches(progress, overwrite=overwrite)
+    license = of_kind("license", license, usual="unspecified")
+    _, facts = split_options("import_folder", _NoSettings, options)
+    where = resolve_device(str(device))
+    with opened_teacher(teacher, facts) as loaded, shown(progress) as callback:
+        warn(f"assumed: {text}" for text in loaded.spec.assumptions)
+        call = call_text(
+            "dreamforge.import_folder",
+            {"folder": source, "teacher": teacher, "out": path, **options},
+        )
+        recorded = provenance(device=describe_device(where), command=call)
+        import_images(
+            source,
+            loaded.to(where),
+            path,
+            facts=recorded | {"license": license},
+            overwrite=overwrite,
+            progress=callback,
+        )
     return DreamSet.open(path)

@@ -94,7 +94,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     worker, local_rank = find_worker(options["worker"])
     devices = _devices(options["gpus"], options["device"], local_rank)
     device = resolve_device(devices[0] if devices else options["device"], local_rank)
-    loaded = load_teacher(teacher, **teacher_arguments(options))
+    loaded = load_teacher(teacher, needs_batch_norm=True, **teacher_arguments(options))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {printable(assumption, 200)}")
     image_shape = loaded.spec.image_shape

@@ -176,6 +176,9 @@ def import_(
     They may lie in folders, per class or otherwise, whose names are not looked at. Labels and
     logits are the teacher's answers, and the provenance says that the images are real.
 
+    The teacher needs no BatchNorm here, nor in recover: this is the way for networks that cannot
+    be inverted.
+
     \b
     Example:
       dreamforge import imagenet/val --teacher resnet50.pt --out real.h5

@@ -261,7 +261,8 @@ def _show_info(record: dict[str, Any]) -> None:
     show_table(
         printable(record["path"]), ("", ""), [(name, printable(value, 160)) for name, value in rows]
     )
-    say("synthetic does not mean private: dreams can show what the teacher remembers of its data")
+    if record["synthetic"]:
+        say("synthetic does not mean private: dreams show what the teacher remembers of its data")
 
 
 def _show_verification(report: Any) -> None:

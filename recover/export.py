@@ -92,9 +92,7 @@ def load_student(path: Path, architecture: str | None = None) -> Student:
             f"{path}: architecture recorded as {recorded[:80]!r}, which is code to import; where "
             f"you trust it, pass --student {recorded[:80]}"
         )
-    classifier = teacher_from_checkpoint(
-        checkpoint, architecture=architecture, needs_batch_norm=False
-    )
+    classifier = teacher_from_checkpoint(checkpoint, architecture=architecture)
     return Student(classifier=classifier, facts=facts)
 
 

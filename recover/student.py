@@ -106,7 +106,6 @@ def network_of(checkpoint: Checkpoint, architecture: str, spec: TeacherSpec) -> 
         mean=spec.mean,
         std=spec.std,
         answers=spec.answers,
-        needs_batch_norm=False,
     ).network
 
 

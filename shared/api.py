@@ -70,7 +70,11 @@ def require_preset(name: str, presets: Mapping[str, Any]) -> None:
 
 @contextmanager
 def opened_teacher(
-    source: TeacherSource, facts: Mapping[str, Any], spec: TeacherSpec | None = None
+    source: TeacherSource,
+    facts: Mapping[str, Any],
+    spec: TeacherSpec | None = None,
+    *,
+    needs_batch_norm: bool = False,
 ) -> Iterator[Teacher]:
     """Yield the teacher that is meant; within the block it can be built again by its name.
 
@@ -78,11 +82,12 @@ def opened_teacher(
         source: A network, or the path of a checkpoint.
         facts: By the names in :data:`FACTS`.
         spec: What a dream set recorded of it.
+        needs_batch_norm: Refuse a network without: it cannot be inverted.
 
     Raises:
         ConfigError: If ``arch`` is given for a network, which is its own.
     """
-    arguments = teacher_facts(facts)
+    arguments = teacher_facts(facts) | {"needs_batch_norm": needs_batch_norm}
     with usual_state():
         if not isinstance(source, nn.Module):
             path = as_path("teacher", source, "a network, or the path of a checkpoint")

@@ -47,7 +47,7 @@ def teacher_at_hand(
             architecture.
 
     Raises:
-        CheckpointError: If its weights are no weights of a classifier with BatchNorm.
+        CheckpointError: As :func:`shared.teacher.teacher_from_checkpoint`.
         ConfigError: If a fact is wrong, or the network cannot be copied.
     """
     own = plain_copy(network)

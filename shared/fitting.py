@@ -25,6 +25,7 @@ from shared.architectures import (
     match_resized,
     set_input_channels,
     suggestion,
+    transformers_models,
 )
 from shared.checkpoint import Checkpoint
 from shared.errors import CheckpointError, IncompatibleError
@@ -98,6 +99,10 @@ def find_architecture(
         return replace(match, assumptions=(*match.assumptions, note)), own
     nearest = min(refusals, key=lambda refusal: refusal.num_wrong)
     if name is not None:
+        if name.startswith(transformers_models.PREFIX):
+            loaded = transformers_models.as_loaded(name, checkpoint.tensors)
+            if loaded is not None:
+                return match_candidate(find_candidate(name), loaded), loaded
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
     elif suggests and nearest.num_wrong > 1:

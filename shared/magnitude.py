@@ -11,19 +11,24 @@ from torch.nn.modules.conv import _ConvNd
 def prunable_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of all convolutions and linear layers, by state-dict name.
 
-    Biases and BatchNorm are not pruned. A weight that two layers share appears once, under the
-    name of the first.
+    Those of PyTorch's own attention are linear, too. Biases and normalisations are not pruned. A
+    weight that two layers share appears once, under the name of the first.
     """
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for prefix, module in network.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear)):
-            continue
-        weight = module._parameters.get("weight")
-        if weight is not None and id(weight) not in seen:
-            seen.add(id(weight))
-            found[f"{prefix}.weight".lstrip(".")] = weight
+        for name in _weights_of(module):
+            weight = module._parameters.get(name)
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{prefix}.{name}".lstrip(".")] = weight
     return found
+
+
+def _weights_of(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return ("weight",) if isinstance(module, (_ConvNd, nn.Linear)) else ()
 
 
 def unprunable_layers(network: nn.Module) -> list[str]:

@@ -84,7 +84,7 @@ def load_teacher(path: Path | str, **options: Any) -> Teacher:
         **options: Those of :func:`teacher_from_checkpoint`.
 
     Raises:
-        CheckpointError: If the file is no usable checkpoint of a classifier with BatchNorm.
+        CheckpointError: If the file is no usable checkpoint of a classifier.
         ConfigError: If an option is wrong or does not fit the weights.
     """
     return teacher_from_checkpoint(load_checkpoint(Path(path)), **options)
@@ -100,7 +100,7 @@ def teacher_from_checkpoint(
     class_names: Sequence[str] | None = None,
     answers: str | None = None,
     spec: TeacherSpec | None = None,
-    needs_batch_norm: bool = True,
+    needs_batch_norm: bool = False,
     suggests: bool = True,
 ) -> Teacher:
     """Return the teacher whose weights the checkpoint holds, on the CPU.
@@ -124,7 +124,8 @@ def teacher_from_checkpoint(
         suggests: As for :func:`shared.fitting.find_architecture`.
 
     Raises:
-        CheckpointError: If the weights fit no architecture, or not the named one.
+        CheckpointError: If the weights fit no architecture, or not the named one; or if there is no
+            BatchNorm, and it is needed.
         ConfigError: If an argument is wrong.
         IncompatibleError: If they do not fit the architecture that ``spec`` alone names.
     """

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_SHAPE, NUM_CLASSES, blobs
+from PIL import Image
 from torch import Tensor, nn
 
 import dreamforge
@@ -368,6 +369,8 @@ def test_the_page_on_python_runs_as_it_stands(
     monkeypatch.syspath_prepend(str(tmp_path))
     nets = importlib.import_module("nets")
     torch.save(nets.Net((8, 16, 16), 4).state_dict(), "net.pt")
+    Path("photos").mkdir()
+    Image.new("RGB", (40, 30), "teal").save("photos/one.png")
 
     space: dict[str, Any] = {}
     exec(compile(quick, "python.md", "exec"), space)
@@ -375,6 +378,7 @@ def test_the_page_on_python_runs_as_it_stands(
     assert type(space["found"].network) is nets.Net
     assert zeros(space["found"].network) == round(0.9 * space["found"].report.num_weights)
     assert [level.report.sparsity for level in space["levels"]] == [0.5, 0.8, 0.9]
+    assert len(space["images"]) == 1
 
 
 @pytest.mark.parametrize("frozen", [False, True])

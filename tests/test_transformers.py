@@ -26,6 +26,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": 32},
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "image_size": 32}
     | {"hidden_dim": 320},
+    # Without BatchNorm: no dreams, but students taught on images that are there.
+    "vit": {"image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2}
+    | {"num_attention_heads": 2, "intermediate_size": 48},
+    "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32},
+    "swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    | {"window_size": 4},
 }
 LABELS = {"id2label": {0: "cat", 1: "dog", 2: "eel"}, "label2id": {"cat": 0, "dog": 1, "eel": 2}}
 
@@ -106,8 +112,9 @@ def test_gray_images(tmp_path: Path) -> None:
     assert torch.allclose(teacher.logits(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_pruned_student_goes_back_into_the_folder(tmp_path: Path) -> None:
-    saved(tmp_path / "mine", "resnet")
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_pruned_student_goes_back_into_the_folder(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path / "mine", kind)
     teacher = load_teacher(tmp_path / "mine")
     with torch.no_grad():
         for parameter in teacher.network.parameters():

@@ -25,6 +25,7 @@ from shared.architectures import (
     resnext,
     stem_resnet,
     torchvision_models,
+    torchvision_plain,
     transformers_models,
     vgg,
     wide_resnet,
@@ -44,7 +45,7 @@ ARCHITECTURES: dict[str, Candidate] = {
     for family in (
         *(torchvision_models, he_resnet, stem_resnet, vgg, mobilenet, wide_resnet),
         *(gentle_stem, preact_resnet, cifar_mobilenets, cifar_densenet),
-        *(resnext, dla),
+        *(resnext, dla, torchvision_plain),
     )
     for candidate in family.CANDIDATES
 }
@@ -85,7 +86,7 @@ def find_candidate(architecture: str) -> Candidate:
     suggestion = f"did you mean {' or '.join(near)}?" if near else "names are as in torchvision"
     raise ConfigError(
         f"architecture {architecture!r} is not known; {suggestion} "
-        "(timm:NAME and package.module:factory work too; it needs BatchNorm)"
+        "(timm:NAME and package.module:factory work too)"
     )
 
 

@@ -38,9 +38,8 @@ def identify(
         image_size: ``(H, W)`` where known; it decides between a network and its CIFAR version.
 
     Raises:
-        CheckpointError: If nothing fits, with what came nearest, or there is no BatchNorm.
+        CheckpointError: If nothing fits, with what came nearest.
     """
-    require_batch_norm(tensors)
     marked = [each for each in ARCHITECTURES.values() if _has_marker(each, tensors)]
     matches, reasons = _try(marked, tensors, match_candidate)
     if not matches:
@@ -68,7 +67,8 @@ def require_batch_norm(tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"no BatchNorm statistics (running_mean) among {len(tensors)} tensors: inversion "
             "matches what BatchNorm layers remember, so it needs a network that has them (where "
-            "they were fused into the convolutions for speed: the file from before that)"
+            "they were fused into the convolutions for speed: the file from before that); from a "
+            "folder of any photos `dreamforge import` makes a set for a network without"
         )
 
 

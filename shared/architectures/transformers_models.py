@@ -12,11 +12,12 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate, Preprocessing
 from shared.errors import ConfigError
@@ -32,6 +33,7 @@ _COMMON = frozenset(
     }
 )
 _MOST_ITEMS = 512
+_PROBE_LABELS = 977  # no layer's width
 # Its settings name a model of timm, which may be one to download: timm:NAME may not.
 _WRAPPERS = frozenset({"timm_wrapper"})
 
@@ -54,6 +56,66 @@ def find_model(architecture: str) -> Candidate:
     Raises:
         ConfigError: If there is no such model, or no transformers.
     """
+    library, model_type, defaults, settings = _read(architecture)
+    build = partial(_build, library, model_type, settings)
+    return Candidate(
+        name=_name(model_type, settings), build=build, usual=partial(_usual, defaults, settings)
+    )
+
+
+def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the tensors under the names that the library gives them when it loads them, if it can.
+
+    Since its version 5 files keep the names of earlier versions, and the classes have others.
+
+    Args:
+        architecture: A name as above.
+        tensors: As in the file.
+    """
+    library, model_type, _, settings = _read(architecture)
+    wanted = _PROBE_LABELS
+    for _ in range(2):  # the first time to learn from the head how many classes there are
+        config = library.AutoConfig.for_model(model_type, **settings, num_labels=wanted)
+        kind = library.AutoModelForImageClassification._model_mapping[type(config)]
+        try:
+            with _silence(library):
+                network, found = kind.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=dict(tensors),
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except Exception:  # noqa: BLE001  whatever a library makes of somebody's tensors
+            return None
+        if found["missing_keys"] or found["unexpected_keys"]:
+            return None
+        others = [shapes for _, *shapes in found["mismatched_keys"]]
+        if not others:
+            return dict(network.state_dict())
+        if any(ours[0] != wanted for _, ours in others):
+            return None
+        wanted = others[0][0][0]
+    return None
+
+
+@contextmanager
+def _silence(library: Any) -> Iterator[None]:
+    """Let the library neither show progress nor warn of a head of another size."""
+    logging = library.utils.logging
+    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shows:
+            logging.enable_progress_bar()
+
+
+def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
+    """Return the library, the model's type, its defaults, and what differs from them."""
     match = _NAME.fullmatch(architecture)
     try:
         settings = json.loads(match[2] or "{}") if match else None
@@ -77,10 +139,7 @@ def find_model(architecture: str) -> Candidate:
         for key, value in settings.items()
         if key in own and _is_plain(value) and _comparable(value) != _comparable(own[key])
     }
-    build = partial(_build, library, match[1], settings)
-    return Candidate(
-        name=_name(match[1], settings), build=build, usual=partial(_usual, defaults, settings)
-    )
+    return library, match[1], defaults, settings
 
 
 def _defaults(library: Any, model_type: str) -> tuple[Any, dict[str, Any]]:
