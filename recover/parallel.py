@@ -83,8 +83,8 @@ def follow(
 
     def begin(config: RecoverConfig) -> Distillation:
         student = copy.deepcopy(setup.origin.network)
-        begun = dataclasses.replace(setup, config=config)
-        return new_distillation(begun, student, dense_masks(student))
+        again = dataclasses.replace(setup, config=config)
+        return new_distillation(again, student, dense_masks(student))
 
     with begun():  # the first process has
         distill(

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import (
     return_and_correct_aliasing,
 )
 
-from recover.operations import tensors_in
+from shared.tensors import tensors_in
 
 CUDA = torch.device("cuda:0")
 _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}

@@ -231,7 +231,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(
 ) -> None:
     with (
         pytest.raises(error, match=words) as raised,
-        teacher_at_hand(make(), image_size=8, mean=(0.5,), std=(0.25,)),
+        teacher_at_hand(make(), image_size=8, mean=(0.5,), std=(0.25,), needs_batch_norm=True),
     ):
         pass
     assert "--arch" not in str(raised.value)

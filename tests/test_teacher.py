@@ -295,7 +295,7 @@ def test_a_checkpoint_without_batch_norm_is_refused_whatever_arch_says() -> None
     checkpoint = checkpoint_of(nn.Linear(3, 3))
 
     with pytest.raises(CheckpointError, match="BatchNorm"):
-        teacher_from_checkpoint(checkpoint, architecture="resnet18")
+        teacher_from_checkpoint(checkpoint, architecture="resnet18", needs_batch_norm=True)
 
 
 def test_normalize_and_denormalize_are_inverse_and_follow_the_definition() -> None:
