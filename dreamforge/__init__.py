@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreamforge.api import import_folder, synth
+    from dreamforge.api import draw, import_folder, synth
     from shared.dreamset import DreamSet
 
-__all__ = ["DreamSet", "import_folder", "synth"]
+__all__ = ["DreamSet", "draw", "import_folder", "synth"]
 _HOME = {
     "DreamSet": "shared.dreamset",
+    "draw": "dreamforge.api",
     "import_folder": "dreamforge.api",
     "synth": "dreamforge.api",
 }

@@ -1,11 +1,13 @@
 """``dreamforge`` from Python."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamforge.batch_size import settle_batch_size, with_smaller_batches
 from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
+from dreamforge.drawings import draw as draw_images
 from dreamforge.forge import SynthesisResult, synthesize
 from dreamforge.import_images import import_images
 from dreamforge.presets import PRESETS, preset_values
@@ -28,6 +30,7 @@ from shared.device import describe_device, resolve_device
 from shared.dreamset import DreamSet
 from shared.progress import ProgressCallback
 from shared.provenance import provenance
+from shared.teacher import Teacher
 
 
 def synth(
@@ -109,7 +112,7 @@ def synth(
 
 @dataclass(frozen=True)
 class _NoSettings:
-    """The options of :func:`import_folder` that are no facts of the teacher."""
+    """The options that are no facts of the teacher: none."""
 
 
 def import_folder(
@@ -144,24 +147,97 @@ def import_folder(
         TypeError: If there is no such option.
         DreamforgeError: As the command does.
     """
-    path, source = as_path("out", out), as_path("folder", folder)
+    source = as_path("folder", folder)
+
+    def write(loaded: Teacher, path: Path, **more: Any) -> None:
+        import_images(source, loaded, path, **more)
+
+    return _answered(
+        "import_folder",
+        {"folder": source, "teacher": teacher, "out": out},
+        write,
+        options,
+        device=device,
+        license=license,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def draw(
+    teacher: TeacherSource,
+    out: Path | str = "scenes.h5",
+    *,
+    num_images: int = 4096,
+    init: str = "scenes",
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    license: str = "unspecified",
+    progress: bool | ProgressCallback = True,
+    **options: Any,
+) -> DreamSet:
+    """Make a set of drawn images, labeled by ``teacher``, and return it; nothing is inverted.
+
+    For networks without BatchNorm, where no image may be used either.
+
+    Args:
+        teacher: As for :func:`synth`; it needs no BatchNorm.
+        out: Path of the index.
+        num_images: How many.
+        init: ``scenes``, ``natural``, ``pink`` or ``white``, as for :func:`synth`.
+        seed: Of the draws.
+        device: As for :func:`import_folder`, like the rest.
+        overwrite: Likewise.
+        license: Likewise.
+        progress: Likewise.
+        **options: Likewise.
+
+    Warns:
+        AssumptionWarning: Of what nobody said and was assumed.
+
+    Raises:
+        TypeError: If there is no such option.
+        DreamforgeError: As the command does.
+    """
+    num_images = of_kind("num_images", num_images, usual=4096)
+    seed = of_kind("seed", seed, usual=0)
+
+    def write(loaded: Teacher, path: Path, **more: Any) -> None:
+        draw_images(loaded, num_images, path, kind=init, seed=seed, **more)
+
+    return _answered(
+        "draw",
+        {"teacher": teacher, "out": out, "num_images": num_images, "init": init, "seed": seed},
+        write,
+        options,
+        device=device,
+        license=license,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _answered(
+    function: str,
+    arguments: Mapping[str, Any],
+    write: Callable[..., None],
+    options: Mapping[str, Any],
+    *,
+    device: str,
+    license: str,
+    overwrite: bool,
+    progress: bool | ProgressCallback,
+) -> DreamSet:
+    """Let ``write`` make a set of images that are not inverted, and return it."""
+    path = as_path("out", arguments["out"])
     (overwrite,) = switches(progress, overwrite=overwrite)
     license = of_kind("license", license, usual="unspecified")
-    _, facts = split_options("import_folder", _NoSettings, options)
+    _, facts = split_options(function, _NoSettings, options)
     where = resolve_device(str(device))
-    with opened_teacher(teacher, facts) as loaded, shown(progress) as callback:
-        warn(f"assumed: {text}" for text in loaded.spec.assumptions)
-        call = call_text(
-            "dreamforge.import_folder",
-            {"folder": source, "teacher": teacher, "out": path, **options},
-        )
-        recorded = provenance(device=describe_device(where), command=call)
-        import_images(
-            source,
-            loaded.to(where),
-            path,
-            facts=recorded | {"license": license},
-            overwrite=overwrite,
-            progress=callback,
-        )
+    with opened_teacher(arguments["teacher"], facts) as loaded, shown(progress) as callback:
+        warn((f"assumed: {text}" for text in loaded.spec.assumptions), depth=2)
+        call = call_text(f"dreamforge.{function}", {**arguments, **options})
+        recorded = provenance(device=describe_device(where), command=call) | {"license": license}
+        write(loaded.to(where), path, facts=recorded, overwrite=overwrite, progress=callback)
     return DreamSet.open(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamforge.overwrite import files_of, refuse_sources
 from dreamforge.replacing import new_set
@@ -18,6 +19,8 @@ from shared.manifest import Manifest, shard_names
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.shards import write_index, write_shard
 from shared.spec import TeacherSpec
+from shared.teacher import Teacher
+from shared.values import stored_logits
 
 SHARD_BYTES = 64 * 2**20  # of images
 
@@ -114,6 +117,28 @@ def _write_shards(
         quality=_quality(answers, rows.num_images),
     )
     return manifest, torch.cat(labels)
+
+
+def answered(teacher: Teacher, images: Tensor, start: int, what: str) -> DreamBatch:
+    """Return the rows of images that were not made for a class: labels are the teacher's answers.
+
+    Args:
+        teacher: Answers, where it is.
+        images: uint8 ``(N, C, H, W)``.
+        start: Number of the first row; ``batch`` counts on, since no image depends on another.
+        what: The images, for an error.
+
+    Raises:
+        CheckpointError: If the teacher's logits are not finite, or too large for float16.
+    """
+    logits = teacher.logits(images)
+    return DreamBatch(
+        images=images,
+        labels=logits.argmax(1),
+        logits=stored_logits(logits, f"{what}: {teacher.spec.architecture}"),
+        batch=torch.arange(start, start + len(images), dtype=torch.int32),
+        loss=torch.zeros(len(images)),
+    )
 
 
 def refuse_itself(out: Path, sources: Sequence[DreamSet]) -> None:

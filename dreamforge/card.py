@@ -9,8 +9,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dreamforge.card_texts import KIND, LIMITS, ONE_SIGMOID, PRIVACY, PURPOSE, SIGMOIDS, WHAT
+from dreamforge.card_texts import (
+    KIND,
+    LIMITS,
+    ONE_SIGMOID,
+    PURPOSE,
+    SIGMOIDS,
+    privacy,
+    what,
+)
 from dreamforge.info import describe
+from dreamforge.texts import method_text
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.files import sha256_of, write_json, write_text
@@ -78,7 +87,7 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
         ("classes", f"{facts['num_classes_present']:,} of {facts['num_classes']:,}"),
         *([("answers", meaning)] if (meaning := _meaning(facts)) else []),
         ("teacher", f"{_code(teacher['architecture'])}, {_code(teacher['fingerprint'])}"),
-        ("method", f"{_code(facts['method'])}, {_code(facts['steps'])} steps"),
+        ("method", _code(method_text(facts["method"], facts["steps"]))),
         ("teacher's accuracy on it", _percent(facts["quality"].get("teacher_accuracy"))),
         *_diverged(facts["provenance"].get("attempts")),
         ("made", f"{_code(facts['created'])} on {_code(facts['device'])}"),
@@ -98,10 +107,10 @@ def readme_of(path: Path, facts: dict[str, Any], *, name: str | None = None) -> 
     return (
         f"---\n{_front_matter(path, facts, title)}\n---\n\n"
         f"# {_plain(title)}\n\n"
-        f"{WHAT[synthetic]} a trained classifier: a transfer set to prune and distill it with.\n\n"
+        f"{what(facts)} a trained classifier: a transfer set to prune and distill it with.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"## What it is for\n\n{PURPOSE}\n\n{LIMITS if synthetic else ''}\n\n"
-        f"## Privacy\n\n{PRIVACY[synthetic]}\n\n"
+        f"## Privacy\n\n{privacy(facts)}\n\n"
         f"## How to use it\n\n```sh\ndreamforge verify {_shell(path.name)}\n"
         f"recover run --dreams {_shell(path.name)} --sparsity 0.8\n```\n\n"
         f"{_loading(facts, path)}"
@@ -160,7 +169,7 @@ def croissant_of(
         },
         "rai:dataUseCases": PURPOSE,
         "rai:dataLimitations": LIMITS,
-        "rai:personalSensitiveInformation": PRIVACY[facts["synthetic"]],
+        "rai:personalSensitiveInformation": privacy(facts),
     }
 
 

@@ -14,6 +14,7 @@ from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
     from shared.manifest import Manifest
+    from shared.teacher import Teacher
 
 OUT = click.option("--out", "-o", type=FILE, required=True, help="index file to write")
 COMPRESS = click.option("--compress", "compression", is_flag=True, help="gzip the images")
@@ -184,24 +185,77 @@ def import_(
       dreamforge import imagenet/val --teacher resnet50.pt --out real.h5
     """
     from dreamforge.import_images import import_images
+
+    loaded, facts = _answering(teacher, licence, options)
+    with progress_display() as progress:
+        manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
+    _emit_set(out, manifest, as_json=as_json)
+
+
+@click.command()
+@TEACHER
+@teacher_options
+@click.option(
+    "--n",
+    "num_images",
+    type=int,
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="number of images",
+)
+@click.option(
+    "--init",
+    "kind",
+    type=click.Choice(["scenes", "natural", "pink", "white"]),
+    default="scenes",
+    show_default=True,
+    help="what to draw: that with which `synth --init` begins",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="of the draws")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+@click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
+@writing
+def draw(
+    teacher: Path,
+    num_images: int,
+    out: Path,
+    as_json: bool,  # noqa: FBT001
+    licence: str,
+    **options: Any,
+) -> None:
+    """Make a transfer set of drawn scenes: nothing is inverted.
+
+    For networks without BatchNorm, which nobody can invert, where no image may be used either.
+    Scenes show none of the classes: students learn less of them than of dreams, or of images.
+
+    \b
+    Example:
+      dreamforge draw --teacher vit.safetensors --n 4096 --out scenes.h5
+    """
+    from dreamforge.drawings import draw as draw_set
+
+    loaded, facts = _answering(teacher, licence, options)
+    with progress_display() as progress:
+        manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
+    _emit_set(out, manifest, as_json=as_json)
+
+
+def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teacher", Any]:
+    """Take what is of the teacher out of a command's options; return it, and the provenance."""
     from shared.device import resolve_device
     from shared.manifest import printable
     from shared.teacher import load_teacher
 
     device = options.pop("device")
     names = ("arch", "image_size", "mean", "std", "class_names", "answers")
-    chosen = teacher_arguments({name: options.pop(name) for name in names})
-    loaded = load_teacher(teacher, **chosen)
+    loaded = load_teacher(path, **teacher_arguments({name: options.pop(name) for name in names}))
     for assumption in loaded.spec.assumptions:
         say(f"assumed: {printable(assumption, 200)}")
-    loaded = loaded.to(resolve_device(device))
-    facts = {**_facts(device), "license": licence}
-    with progress_display() as progress:
-        manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json)
+    return loaded.to(resolve_device(device)), {**_facts(device), "license": licence}
 
 
-CONVERSIONS = (merge, filter_, pack, unpack, export, import_)
+CONVERSIONS = (merge, filter_, pack, unpack, export, import_, draw)
 
 
 def _facts(device: str = "cpu") -> dict[str, Any]:

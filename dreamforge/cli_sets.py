@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from dreamforge.texts import duration_text, files_text, numbers_text, shape_text, size_text
+from dreamforge.texts import (
+    duration_text,
+    files_text,
+    method_text,
+    numbers_text,
+    shape_text,
+    size_text,
+)
 from shared.cli import emit, say, show_table
 from shared.cli_options import FILE, refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
@@ -246,7 +253,7 @@ def _show_info(record: dict[str, Any]) -> None:
         ("size", f"{size_text(record['num_bytes'])} in {files_text(record['num_shards'])}"),
         ("teacher", f"{teacher['architecture']}, weights {embedded}"),
         ("fingerprint", teacher["fingerprint"]),
-        ("method", f"{record['method']}, {record['steps']} steps"),
+        ("method", method_text(record["method"], record["steps"])),
         ("synthetic", _SYNTHETIC[record["synthetic"]]),
         ("recognised by the teacher", "-" if recognised is None else f"{recognised:.1%}"),
         ("mean loss", "-" if loss is None else f"{loss:.4g}"),
@@ -261,7 +268,7 @@ def _show_info(record: dict[str, Any]) -> None:
     show_table(
         printable(record["path"]), ("", ""), [(name, printable(value, 160)) for name, value in rows]
     )
-    if record["synthetic"]:
+    if record["synthetic"] and record["method"] != "draw":
         say("synthetic does not mean private: dreams show what the teacher remembers of its data")
 
 

@@ -5,10 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dreamforge.assemble import Rows, write_set
+from dreamforge.assemble import Rows, answered, write_set
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
 from shared.errors import InputFileError
@@ -17,7 +16,6 @@ from shared.imagefile import open_image
 from shared.manifest import Manifest
 from shared.progress import ProgressCallback, ignore_progress
 from shared.teacher import Teacher
-from shared.values import stored_logits
 
 
 def import_images(
@@ -58,14 +56,7 @@ def import_images(
     images = _read(folder, teacher.spec.image_shape)
 
     def read(start: int, stop: int) -> DreamBatch:
-        logits = teacher.logits(images[start:stop])
-        return DreamBatch(
-            images=images[start:stop],
-            labels=logits.argmax(1),
-            logits=stored_logits(logits, f"images of {folder}: {teacher.spec.architecture}"),
-            batch=torch.arange(start, stop, dtype=torch.int32),
-            loss=torch.zeros(stop - start),
-        )
+        return answered(teacher, images[start:stop], start, f"images of {folder}")
 
     return write_set(
         out,

@@ -25,3 +25,8 @@ def shape_text(channels: int, height: int, width: int) -> str:
 def numbers_text(values: list[float]) -> str:
     """Return a mean or a deviation per channel, with its unit."""
     return f"{', '.join(f'{value:.4g}' for value in values)} for pixels in [0, 1]"
+
+
+def method_text(method: object, steps: object) -> str:
+    """Return how images were made; those that were not optimised took no steps."""
+    return f"{method}" if steps is None else f"{method}, {steps} steps"

@@ -28,10 +28,10 @@ class AssumptionWarning(UserWarning):
     """Something that nobody said was assumed, or is worth a look."""
 
 
-def warn(texts: Iterable[str]) -> None:
-    """Warn of each text once, in the name of whoever called the public function."""
+def warn(texts: Iterable[str], depth: int = 1) -> None:
+    """Warn of each text once, in the name of whoever called the public function, ``depth`` up."""
     for text in texts:
-        warnings.warn(text, AssumptionWarning, stacklevel=3)
+        warnings.warn(text, AssumptionWarning, stacklevel=2 + depth)
 
 
 def split_options(

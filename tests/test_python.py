@@ -378,7 +378,7 @@ def test_the_page_on_python_runs_as_it_stands(
     assert type(space["found"].network) is nets.Net
     assert zeros(space["found"].network) == round(0.9 * space["found"].report.num_weights)
     assert [level.report.sparsity for level in space["levels"]] == [0.5, 0.8, 0.9]
-    assert len(space["images"]) == 1
+    assert [len(space[name]) for name in ("images", "scenes")] == [1, 256]
 
 
 @pytest.mark.parametrize("frozen", [False, True])

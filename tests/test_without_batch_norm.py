@@ -18,6 +18,7 @@ from recover.cli import main as tool
 from shared.architectures import build_skeleton, identify, torchvision_plain
 from shared.checkpoint import save_network
 from shared.dreamset import DreamSet
+from shared.errors import ConfigError
 from shared.magnitude import prunable_weights
 from shared.teacher import load_teacher
 
@@ -146,6 +147,44 @@ def test_a_network_at_hand_makes_the_same_rows_and_comes_back(here: Path, networ
     assert type(found.network) is Plain
     with pytest.raises(TypeError, match="unexpected option 'steps'"):
         dreamforge.import_folder("photos", network, steps=3)
+
+
+def test_drawn_scenes_need_no_image_at_all(here: Path, network: Plain) -> None:
+    named = ("--teacher", "net.pt", "--arch", "plain_net:make", *SIZE)
+    call(forge, "draw", *named, "--n", 100, "--out", "many.h5")
+    call(forge, "draw", *named, "--n", 70, "--shard-size", 33, "--out", "few.h5")
+    call(forge, "draw", *named, "--n", 70, "--seed", 1, "--out", "other.h5")
+    call(forge, "verify", "few.h5", "--deep", *named)
+
+    many, few, other = (DreamSet.open(Path(f"{name}.h5")) for name in ("many", "few", "other"))
+    rows = many.select(torch.arange(100))
+    answers = network((rows.images / 255 - 0.5) / 0.25)
+    assert torch.equal(rows.labels, answers.argmax(1))
+    assert torch.equal(few.select(torch.arange(70)).images, rows.images[:70])
+    assert not torch.equal(other.select(torch.arange(70)).images, rows.images[:70])
+    assert len(rows.images.unique(dim=0)) == 100
+    assert many.manifest.synthetic
+
+    call(tool, "run", "--dreams", "many.h5", *named[:4], "--sparsity", 0.5, *QUICK, "--out", "s")
+    assert Path("s/report.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
+def test_drawing_from_python(here: Path, network: Plain) -> None:
+    facts = {"image_size": 8, "mean": 0.5, "std": 0.25, "progress": False}
+    drawn = dreamforge.draw(network, "mine.h5", num_images=70, init="pink", **facts)
+    named = ("--teacher", "net.pt", "--arch", "plain_net:make", *SIZE)
+    call(forge, "draw", *named, "--n", 70, "--init", "pink", "--out", "theirs.h5")
+
+    ours, theirs = (
+        each.select(torch.arange(70)) for each in (drawn, DreamSet.open(Path("theirs.h5")))
+    )
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.logits, theirs.logits)
+    for wrong in ({"init": "nonsense"}, {"num_images": 0}, {"num_images": "7"}):
+        with pytest.raises(ConfigError):
+            dreamforge.draw(network, "wrong.h5", **facts, **wrong)
+    assert not Path("wrong.h5").exists()
 
 
 def test_attention_of_other_widths_has_three_matrices() -> None:
