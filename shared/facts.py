@@ -50,7 +50,7 @@ class Facts:
         if name not in self._arguments:
             return recorded
         given = self._arguments[name]
-        if recorded is not None and _plain(given) != _plain(recorded):
+        if recorded is not None and not _are_same(given, recorded):
             self._note(
                 f"{name.replace('_', ' ')}: took {_short(given)} as given, though "
                 f"{_short(recorded)} is recorded"
@@ -288,8 +288,8 @@ def _per_channel(flag: str, values: Sequence[float], channels: int) -> tuple[flo
     return numbers
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str) else tuple(value)
+def _are_same(given: Any, recorded: Any) -> bool:
+    return (len(given) == 1 and set(given) == set(recorded)) or list(given) == list(recorded)
 
 
 def _short(value: Any) -> str:

@@ -101,8 +101,11 @@ def find_architecture(
     if name is not None:
         if name.startswith(transformers_models.PREFIX):
             loaded = transformers_models.as_loaded(name, checkpoint.tensors)
-            if loaded is not None:
-                return match_candidate(find_candidate(name), loaded), loaded
+            if loaded.tensors is not None:
+                return match_candidate(find_candidate(name), loaded.tensors), loaded.tensors
+            if 0 < len(loaded.wrong) < nearest.num_wrong:
+                more = f"; {len(loaded.wrong) - 1} more" if len(loaded.wrong) > 1 else ""
+                nearest = NoFitError(f"{name[:80]}: {loaded.wrong[0]}{more}", len(loaded.wrong))
         with suppress(NoFitError):
             return match_by_position(find_candidate(name), checkpoint.tensors)
     elif suggests and nearest.num_wrong > 1:

@@ -84,8 +84,9 @@ def require_norm_layers(network: nn.Module) -> None:
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise CheckpointError(
             "found BatchNorm statistics (running_mean), but no BatchNorm layer, expected some: "
-            "what batches are like is seen in layers alone; use nn.BatchNorm2d, which has the same "
-            "tensors, in place of F.batch_norm"
+            "what batches are like is seen in layers alone; in place of F.batch_norm use "
+            "nn.BatchNorm2d, which has the same tensors; for other norms, which nobody can invert, "
+            "`dreamforge import` and `dreamforge draw` make sets"
         )
 
 

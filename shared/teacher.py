@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from shared.answers import settle_answers
 from shared.architectures import comparable, require_batch_norm
 from shared.checkpoint import Checkpoint, load_checkpoint
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, ConfigError
 from shared.facts import Facts
 from shared.fitting import build_around, find_architecture, told_apart
 from shared.input_scale import Convention, better_convention, remembered_inputs
@@ -149,6 +149,10 @@ def teacher_from_checkpoint(
         refuse_odd_layers(network)
         if needs_batch_norm:
             require_norm_layers(network)
+    except ConfigError as error:
+        if architecture is not None:
+            raise
+        raise CheckpointError(f"{origin}: {error}") from error  # what a file says of itself
     except CheckpointError as error:
         said = "".join(f"; {note}" for note in checkpoint.notes)
         raise CheckpointError(f"{origin}: {error}{said}") from error

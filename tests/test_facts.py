@@ -25,6 +25,16 @@ def test_the_recorded_names_of_findings_given_again_are_no_news(given: tuple[str
     assert found.notes == []
 
 
+@pytest.mark.parametrize(("given", "num_notes"), [((0.5,), 0), ((0.5,) * 3, 0), ((0.4,), 1)])
+def test_one_number_for_all_channels_is_what_is_recorded_of_each(
+    given: tuple[float, ...], num_notes: int
+) -> None:
+    found = Facts({"mean": given}, {"mean": [0.5, 0.5, 0.5]}, None)
+
+    assert found.find("mean") == given
+    assert len(found.notes) == num_notes
+
+
 def test_which_names_differ_is_said() -> None:
     one, both = facts(("top", "right")), facts(("up", "right"))
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared.architectures import build_network, find_candidate
 from shared.at_hand import teacher_at_hand
 from shared.checkpoint import load_checkpoint, save_network
-from shared.errors import ConfigError
+from shared.errors import CheckpointError, ConfigError
 from shared.teacher import load_teacher
 
 transformers = pytest.importorskip("transformers")
@@ -29,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     # Without BatchNorm: no dreams, but students taught on images that are there.
     "vit": {"image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2}
     | {"num_attention_heads": 2, "intermediate_size": 48},
+    "deit": {"image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2}
+    | {"num_attention_heads": 2, "intermediate_size": 48},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32},
     "swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
     | {"window_size": 4},
@@ -41,6 +44,7 @@ def saved(folder: Path, kind: str, **settings: Any) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(kind, **SMALL[kind], **LABELS, **settings)
+        config.architectures = []  # of two classes for one type the library takes the first
         model = transformers.AutoModelForImageClassification.from_config(config)
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # some begin with nothing
@@ -126,6 +130,44 @@ def test_a_pruned_student_goes_back_into_the_folder(kind: str, tmp_path: Path) -
     inputs = teacher.normalize(some_images() / 255)
     with torch.no_grad():
         assert torch.allclose(student.eval()(inputs).logits, teacher.network(inputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("vit.layernorm.bias"), r"vit\.layernorm\.bias is missing"),
+        (lambda tensors: tensors.update(more=torch.zeros(2)), "'more' is too many"),
+        (
+            lambda tensors: tensors.update({"vit.layernorm.bias": torch.zeros(7)}),
+            r"vit\.layernorm\.bias is \(7,\), expected \(24,\)",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_older_names_is_named(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, "vit")
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "vit.encoder.layer.0.output.dense.bias" in tensors  # under the older names
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    with pytest.raises(CheckpointError, match=message):
+        load_teacher(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("num_hidden_layers", 10**9), ("num_attention_heads", 0)]
+)
+def test_settings_that_cannot_be_are_the_files_fault(
+    setting: str, value: int, tmp_path: Path
+) -> None:
+    saved(tmp_path, "vit")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {setting: value}))
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*transformers"):
+        load_teacher(tmp_path)
 
 
 def test_several_findings_are_sigmoids(tmp_path: Path) -> None:

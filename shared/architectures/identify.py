@@ -67,8 +67,9 @@ def require_batch_norm(tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"no BatchNorm statistics (running_mean) among {len(tensors)} tensors: inversion "
             "matches what BatchNorm layers remember, so it needs a network that has them (where "
-            "they were fused into the convolutions for speed: the file from before that); from a "
-            "folder of any photos `dreamforge import` makes a set for a network without"
+            "they were fused into the convolutions for speed: the file from before that); for a "
+            "network without, `dreamforge import` makes a set of a folder of images, and "
+            "`dreamforge draw` one of drawn scenes"
         )
 
 

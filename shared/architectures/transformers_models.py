@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,8 @@ _COMMON = frozenset(
 )
 _MOST_ITEMS = 512
 _PROBE_LABELS = 977  # no layer's width
+_COUNTS = re.compile(r"layers|depths?$|blocks|stages")
+_MOST_LAYERS = 512  # of a hostile file: each takes time and memory before any tensor is compared
 # Its settings name a model of timm, which may be one to download: timm:NAME may not.
 _WRAPPERS = frozenset({"timm_wrapper"})
 
@@ -63,7 +66,20 @@ def find_model(architecture: str) -> Candidate:
     )
 
 
-def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the library makes of a file's tensors.
+
+    Attributes:
+        tensors: Under the names of the library's class; None if they do not fit it.
+        wrong: What does not fit, one phrase each.
+    """
+
+    tensors: dict[str, Tensor] | None = None
+    wrong: tuple[str, ...] = ()
+
+
+def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> Loaded:
     """Return the tensors under the names that the library gives them when it loads them, if it can.
 
     Since its version 5 files keep the names of earlier versions, and the classes have others.
@@ -76,10 +92,9 @@ def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     wanted = _PROBE_LABELS
     for _ in range(2):  # the first time to learn from the head how many classes there are
         config = library.AutoConfig.for_model(model_type, **settings, num_labels=wanted)
-        kind = library.AutoModelForImageClassification._model_mapping[type(config)]
         try:
             with _silence(library):
-                network, found = kind.from_pretrained(
+                network, found = _class_of(library, config).from_pretrained(
                     None,
                     config=config,
                     state_dict=dict(tensors),
@@ -87,16 +102,27 @@ def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> dict[str, Ten
                     output_loading_info=True,
                 )
         except Exception:  # noqa: BLE001  whatever a library makes of somebody's tensors
-            return None
-        if found["missing_keys"] or found["unexpected_keys"]:
-            return None
-        others = [shapes for _, *shapes in found["mismatched_keys"]]
-        if not others:
-            return dict(network.state_dict())
-        if any(ours[0] != wanted for _, ours in others):
-            return None
-        wanted = others[0][0][0]
-    return None
+            return Loaded()
+        heads: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        others: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        for name, theirs, ours in sorted(found["mismatched_keys"]):
+            is_head = tuple(ours[:1]) == (wanted,) and wanted == _PROBE_LABELS
+            (heads if is_head else others).append((name, tuple(theirs), tuple(ours)))
+        wrong = (
+            *(f"{name} is missing" for name in sorted(found["missing_keys"])),
+            *(f"{name[:80]!r} is too many" for name in sorted(found["unexpected_keys"])),
+            *(f"{name} is {theirs}, expected {ours}" for name, theirs, ours in others),
+        )
+        if wrong or not heads:
+            return Loaded(None if wrong else dict(network.state_dict()), wrong)
+        wanted = heads[0][1][0]
+    return Loaded()
+
+
+def _class_of(library: Any, config: Any) -> Any:
+    """Return the class of a configuration; of several (DeiT has two) the first, the plain one."""
+    found = library.AutoModelForImageClassification._model_mapping[type(config)]
+    return found[0] if isinstance(found, (tuple, list)) else found
 
 
 @contextmanager
@@ -132,6 +158,13 @@ def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
         )
     if match[1] in _WRAPPERS:
         raise ConfigError(f"architecture {architecture[:80]!r}: expected timm:NAME instead")
+    for key, value in settings.items():
+        counts = value if isinstance(value, list) else [value]
+        if _COUNTS.search(key) and any(type(n) is int and n > _MOST_LAYERS for n in counts):
+            raise ConfigError(
+                f"architecture {architecture[:80]!r}: {key[:40]} is {str(value)[:40]}, expected at "
+                f"most {_MOST_LAYERS}"
+            )
     library = importlib.import_module("transformers")
     defaults, own = _defaults(library, match[1])
     settings = {
@@ -162,7 +195,7 @@ def _build(
 ) -> nn.Module:
     try:
         config = library.AutoConfig.for_model(model_type, **settings, num_labels=num_classes)
-        network: nn.Module = library.AutoModelForImageClassification.from_config(config)
+        network: nn.Module = _class_of(library, config)(config)
     except Exception as error:  # whatever a library makes of somebody's settings
         said = " ".join(str(error).split())[:160]
         raise ConfigError(
