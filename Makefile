@@ -20,6 +20,7 @@ demo: .venv/.demo
 # in the order of tests/conftest.py.
 PYTEST := -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+test: export OMP_NUM_THREADS = 1
 test: .venv/.test
 	$(BIN)/python $(PYTEST)
 
