@@ -38,19 +38,19 @@ ONE_SIGMOID = (
     "and always 0."
 )
 
-WHAT = {True: "Dreams made from", False: "Real images labeled by", None: "Images labeled by"}
+_WHAT = {True: "Dreams made from", False: "Real images labeled by", None: "Images labeled by"}
 KIND = {True: "synthetic images", False: "real images", None: "images of unknown origin"}
-PRIVACY = {True: _DREAMS, False: _REAL, None: _UNKNOWN}
+_PRIVACY = {True: _DREAMS, False: _REAL, None: _UNKNOWN}
 
 
 def what(facts: Mapping[str, Any]) -> str:
     """Return how a sentence on a set begins, of the facts of :func:`dreamforge.info.describe`."""
-    return "Drawn scenes labeled by" if _is_drawn(facts) else WHAT[facts["synthetic"]]
+    return "Drawn scenes labeled by" if _is_drawn(facts) else _WHAT[facts["synthetic"]]
 
 
 def privacy(facts: Mapping[str, Any]) -> str:
     """Return what is to be said of privacy."""
-    return _DRAWN if _is_drawn(facts) else PRIVACY[facts["synthetic"]]
+    return _DRAWN if _is_drawn(facts) else _PRIVACY[facts["synthetic"]]
 
 
 def _is_drawn(facts: Mapping[str, Any]) -> bool:

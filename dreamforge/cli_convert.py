@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
+from dreamforge.config import STARTS
 from dreamforge.texts import size_text
 from shared.cli import command_line, emit, say
 from shared.cli_options import FILE, teacher_arguments, teacher_options
@@ -207,7 +208,7 @@ def import_(
 @click.option(
     "--init",
     "kind",
-    type=click.Choice(["scenes", "natural", "pink", "white"]),
+    type=click.Choice(STARTS),
     default="scenes",
     show_default=True,
     help="what to draw: that with which `synth --init` begins",

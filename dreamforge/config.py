@@ -25,6 +25,9 @@ CROP_AREA = 0.25
 GENERATOR_STEPS = 10  # Fang et al. 2022, the slowest and best of their three settings
 
 
+STARTS = ("scenes", "natural", "pink", "white")  # see dreamforge.noise.initial_inputs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisConfig:
     """How dreams are made. Two runs with equal configs and teachers make equal dreams.
@@ -140,7 +143,7 @@ class SynthesisConfig:
         "what to start from: drawn scenes of overlapping things, for photographs; noise like "
         "photographs in spectrum, brightness, tint and contrast (natural); with a 1/f spectrum "
         "only (pink); or white",
-        choices=("scenes", "natural", "pink", "white"),
+        choices=STARTS,
     )
     precision: str = option(
         "auto",

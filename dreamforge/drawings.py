@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dreamforge.assemble import Rows, answered, write_set
-from dreamforge.noise import KINDS, initial_inputs
+from dreamforge.config import STARTS
+from dreamforge.noise import initial_inputs
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
 from shared.errors import ConfigError
@@ -60,8 +61,8 @@ def draw(
         ConfigError: If something is at ``out``, or a number makes no sense.
         CheckpointError: If the teacher's logits are not finite, or too large for float16.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"--init: found {kind!r}, expected one of {', '.join(KINDS)}")
+    if kind not in STARTS:
+        raise ConfigError(f"--init: found {kind!r}, expected one of {', '.join(STARTS)}")
     if num_images < 1:
         raise ConfigError(f"--n: found {num_images}, expected at least 1")
     refuse_inputs(out, [teacher.spec.path])

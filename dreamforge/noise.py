@@ -9,8 +9,6 @@ from shared.natural import natural_noise
 from shared.scenes import draw_scenes
 from shared.seeding import generator
 
-KINDS = ("scenes", "natural", "pink", "white")
-
 
 def initial_inputs(
     kind: str, num_images: int, image_shape: tuple[int, int, int], draws: torch.Generator

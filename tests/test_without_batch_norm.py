@@ -170,6 +170,20 @@ def test_drawn_scenes_need_no_image_at_all(here: Path, network: Plain) -> None:
     assert Path("s/report.json").is_file()
 
 
+def test_what_is_said_of_drawn_scenes_is_not_what_is_said_of_dreams(here: Path) -> None:
+    named = ("--teacher", "net.pt", "--arch", "plain_net:make", *SIZE)
+    call(forge, "draw", *named, "--n", 8, "--out", "scenes.h5")
+    call(forge, "card", "scenes.h5")
+    shown = CliRunner().invoke(forge, ["info", "scenes.h5"])
+
+    text = Path("README.md").read_text()
+    assert "Drawn scenes labeled by a trained classifier" in text
+    assert "drawn by a program, and show nobody" in text
+    assert "derived from the teacher's weights" not in text
+    assert " steps" not in shown.stdout
+    assert "synthetic does not mean private" not in shown.stderr
+
+
 @pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
 def test_drawing_from_python(here: Path, network: Plain) -> None:
     facts = {"image_size": 8, "mean": 0.5, "std": 0.25, "progress": False}

@@ -101,13 +101,15 @@ def torchvision_preprocessing(name: str) -> Preprocessing:
     return Preprocessing(size=(size, size), mean=tuple(transform.mean), std=tuple(transform.std))
 
 
-CANDIDATES = tuple(
-    Candidate(
+def torchvision_candidate(name: str, marker: tuple[str, int]) -> Candidate:
+    """Return the candidate of torchvision's network ``name``."""
+    return Candidate(
         name=name,
         build=partial(torchvision_model, name=name),
         marker=marker,
         usual=partial(torchvision_preprocessing, name),
         left_out=_AUXILIARY.get(name, ()),
     )
-    for name, marker in _MARKERS.items()
-)
+
+
+CANDIDATES = tuple(torchvision_candidate(*each) for each in _MARKERS.items())

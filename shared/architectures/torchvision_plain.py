@@ -3,10 +3,7 @@
 They cannot be inverted; students of them are taught on images that are there.
 """
 
-from functools import partial
-
-from shared.architectures.candidate import Candidate
-from shared.architectures.torchvision_models import torchvision_model, torchvision_preprocessing
+from shared.architectures.torchvision_models import torchvision_candidate
 
 # As in torchvision_models: a tensor that few others have, so that few are built.
 _MARKERS = {
@@ -32,12 +29,4 @@ _MARKERS = {
     "vit_l_16": ("encoder.layers.encoder_layer_23.mlp.0.weight", 4096),
     "vit_l_32": ("encoder.layers.encoder_layer_23.mlp.0.weight", 4096),
 }
-CANDIDATES = tuple(
-    Candidate(
-        name=name,
-        build=partial(torchvision_model, name=name),
-        marker=marker,
-        usual=partial(torchvision_preprocessing, name),
-    )
-    for name, marker in _MARKERS.items()
-)
+CANDIDATES = tuple(torchvision_candidate(*each) for each in _MARKERS.items())
