@@ -121,6 +121,7 @@ def import_folder(
     out: Path | str = "images.h5",
     *,
     device: str = "auto",
+    embed_teacher: bool = False,
     overwrite: bool = False,
     license: str = "unspecified",
     progress: bool | ProgressCallback = True,
@@ -135,6 +136,7 @@ def import_folder(
         teacher: As for :func:`synth`; it needs no BatchNorm.
         out: Path of the index.
         device: As for :func:`synth`, like the rest.
+        embed_teacher: Put the teacher's weights into the index.
         overwrite: Replace the set that is there.
         license: SPDX name, for the provenance.
         progress: Whether to show it on stderr; or a function that is told.
@@ -158,6 +160,7 @@ def import_folder(
         write,
         options,
         device=device,
+        embed_teacher=embed_teacher,
         license=license,
         overwrite=overwrite,
         progress=progress,
@@ -172,6 +175,7 @@ def draw(
     init: str = "scenes",
     seed: int = 0,
     device: str = "auto",
+    embed_teacher: bool = False,
     overwrite: bool = False,
     license: str = "unspecified",
     progress: bool | ProgressCallback = True,
@@ -188,6 +192,7 @@ def draw(
         init: ``scenes``, ``natural``, ``pink`` or ``white``, as for :func:`synth`.
         seed: Of the draws.
         device: As for :func:`import_folder`, like the rest.
+        embed_teacher: Likewise.
         overwrite: Likewise.
         license: Likewise.
         progress: Likewise.
@@ -212,6 +217,7 @@ def draw(
         write,
         options,
         device=device,
+        embed_teacher=embed_teacher,
         license=license,
         overwrite=overwrite,
         progress=progress,
@@ -225,13 +231,14 @@ def _answered(
     options: Mapping[str, Any],
     *,
     device: str,
+    embed_teacher: bool,
     license: str,
     overwrite: bool,
     progress: bool | ProgressCallback,
 ) -> DreamSet:
     """Let ``write`` make a set of images that are not inverted, and return it."""
     path = as_path("out", arguments["out"])
-    (overwrite,) = switches(progress, overwrite=overwrite)
+    overwrite, embed_teacher = switches(progress, overwrite=overwrite, embed_teacher=embed_teacher)
     license = of_kind("license", license, usual="unspecified")
     _, facts = split_options(function, _NoSettings, options)
     where = resolve_device(str(device))
@@ -239,5 +246,12 @@ def _answered(
         warn((f"assumed: {text}" for text in loaded.spec.assumptions), depth=2)
         call = call_text(f"dreamforge.{function}", {**arguments, **options})
         recorded = provenance(device=describe_device(where), command=call) | {"license": license}
-        write(loaded.to(where), path, facts=recorded, overwrite=overwrite, progress=callback)
+        write(
+            loaded.to(where),
+            path,
+            facts=recorded,
+            embed_teacher=embed_teacher,
+            overwrite=overwrite,
+            progress=callback,
+        )
     return DreamSet.open(path)

@@ -29,10 +29,25 @@ TEACHER = click.option(
     help="checkpoint: .pt, .pth, .safetensors, or a folder of the Hugging Face hub",
 )
 
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
+LICENSE = click.option(
+    "--license", "licence", default="unspecified", help="SPDX name, for the provenance"
+)
+EMBED = click.option(
+    "--embed-teacher", is_flag=True, help="put the teacher's weights into the index"
+)
+
 
 def writing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of every command that writes a dream set of several files."""
     for option in (AS_JSON, OVERWRITE, COMPRESS, SHARD_SIZE, OUT):
+        command = option(command)
+    return command
+
+
+def answering(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command in which a teacher answers images that are there."""
+    for option in (EMBED, LICENSE, DEVICE):
         command = option(command)
     return command
 
@@ -162,8 +177,7 @@ def export(dreams: Path, to: str, out: Path, overwrite: bool, as_json: bool) -> 
 @click.argument("folder", metavar="FOLDER", type=FILE)
 @TEACHER
 @teacher_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
-@click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
+@answering
 @writing
 def import_(
     folder: Path,
@@ -214,8 +228,7 @@ def import_(
     help="what to draw: that with which `synth --init` begins",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="of the draws")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1")
-@click.option("--license", "licence", default="unspecified", help="SPDX name, for the provenance")
+@answering
 @writing
 def draw(
     teacher: Path,

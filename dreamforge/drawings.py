@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dreamforge.assemble import Rows, answered, write_set
 from dreamforge.config import STARTS
+from dreamforge.embedding import recorded
 from dreamforge.noise import initial_inputs
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
@@ -36,6 +37,7 @@ def draw(
     facts: Mapping[str, Any] | None = None,
     shard_size: int | None = None,
     compression: bool = False,
+    embed_teacher: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Manifest:
@@ -54,6 +56,7 @@ def draw(
         facts: Provenance of this run.
         shard_size: As in :func:`dreamforge.assemble.write_set`, like the rest.
         compression: Gzip the arrays.
+        embed_teacher: Put the teacher's weights into the index.
         overwrite: Replace what is at ``out``.
         progress: Told after every shard.
 
@@ -66,6 +69,7 @@ def draw(
     if num_images < 1:
         raise ConfigError(f"--n: found {num_images}, expected at least 1")
     refuse_inputs(out, [teacher.spec.path])
+    spec, blob = recorded(teacher, embed=embed_teacher)
 
     def read(start: int, stop: int) -> DreamBatch:
         first, last = start // _TOGETHER, -(-stop // _TOGETHER)
@@ -78,9 +82,10 @@ def draw(
         Rows(
             num_images=num_images,
             read=read,
-            teacher=teacher.spec,
+            teacher=spec,
             synthesis={"method": "draw", "init": kind, "seed": seed},
             provenance={"synthetic": True, **(facts or {})},
+            teacher_blob=blob,
         ),
         shard_size=shard_size,
         compression=compression,

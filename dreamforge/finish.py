@@ -1,16 +1,16 @@
 """The end of a run: the index, from the shards that are there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dreamforge.embedding import recorded
 from dreamforge.journal import Journal, Spent
 from dreamforge.plan import ShardPlan
 from dreamforge.resume import read_finished, refuse_other_runs
-from shared.checkpoint import to_safetensors
 from shared.confidence import first_confidences, recognised
 from shared.files import sha256_of
 from shared.manifest import Manifest, ShardInfo
@@ -42,9 +42,7 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
             return found
         before = found
     embed = facts.embed_teacher or (before is not None and read_teacher(out) is not None)
-    spec = facts.teacher.spec
-    if embed and spec.path is not None:  # nobody will look there: folders' names stay at home
-        spec = replace(spec, path=Path(spec.path).name)
+    spec, blob = recorded(facts.teacher, embed=embed)
     labels, quality = _answers(facts.shards, spec.answers)
     manifest = Manifest(
         num_images=sum(info.num_images for info in infos),
@@ -54,7 +52,6 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
         provenance=_provenance(facts.provenance, spent, before),
         quality=quality,
     )
-    blob = to_safetensors(facts.teacher.network, spec.to_json()) if embed else None
     write_index(out, manifest, labels, teacher=blob)
     return manifest
 

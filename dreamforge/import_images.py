@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dreamforge.assemble import Rows, answered, write_set
+from dreamforge.embedding import recorded
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
 from shared.errors import InputFileError
@@ -26,6 +27,7 @@ def import_images(
     facts: Mapping[str, Any] | None = None,
     shard_size: int | None = None,
     compression: bool = False,
+    embed_teacher: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback = ignore_progress,
 ) -> Manifest:
@@ -44,6 +46,7 @@ def import_images(
         facts: Provenance of this run.
         shard_size: As in :func:`dreamforge.assemble.write_set`, like the rest.
         compression: Gzip the arrays.
+        embed_teacher: Put the teacher's weights into the index.
         overwrite: Replace what is at ``out``.
         progress: Told after every shard.
 
@@ -53,6 +56,7 @@ def import_images(
         CheckpointError: If the teacher's logits are not finite, or too large for float16.
     """
     refuse_inputs(out, [teacher.spec.path, folder])
+    spec, blob = recorded(teacher, embed=embed_teacher)
     images = _read(folder, teacher.spec.image_shape)
 
     def read(start: int, stop: int) -> DreamBatch:
@@ -63,9 +67,10 @@ def import_images(
         Rows(
             num_images=len(images),
             read=read,
-            teacher=teacher.spec,
+            teacher=spec,
             synthesis={"method": "import"},
             provenance={"synthetic": False, "source": folder.name, **(facts or {})},
+            teacher_blob=blob,
         ),
         shard_size=shard_size,
         compression=compression,

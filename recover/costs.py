@@ -9,18 +9,16 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from recover.importance import prunable_weights
+from recover.multiply_adds import count_macs
 from shared.checkpoint import to_safetensors
 from shared.device import describe_device, synchronize
-from shared.hooks import on_output
 
 NOTE = (
     "Unstructured zeros do not speed PyTorch up: its kernels multiply by them like by any other "
@@ -43,7 +41,8 @@ class Costs:
         num_bytes_packed: The same with every prunable weight as a bitmask of its zeros and its
             other values; not worth it below a sparsity of 1/32.
         num_bytes_gzip: The tensors as safetensors, without metadata, through ``gzip -6``.
-        macs_dense: Multiply-adds of convolutions and linear layers for one image, zeros included.
+        macs_dense: Multiply-adds by weights for one image, zeros included; see
+            :mod:`recover.multiply_adds`.
         macs_sparse: Those of them whose weight is not zero.
         seconds_teacher: One image through the teacher: median of the runs.
         seconds_student: One image through the student, likewise, in turns with the other.
@@ -123,42 +122,6 @@ def num_bytes_gzip(network: nn.Module) -> int:
     return len(gzip.compress(to_safetensors(network, {}), GZIP_LEVEL, mtime=0))
 
 
-def count_macs(network: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Return the multiply-adds of one forward pass: all, and those by weights that are not zero.
-
-    Convolutions and linear layers count, ``positions x weights`` each, padding included; biases,
-    normalisation and activations do not. A layer that runs twice counts twice.
-
-    Args:
-        network: Ends as it began: same modes, no hooks.
-        image: ``(1, C, H, W)`` inputs on its device.
-    """
-    totals = [0, 0]
-
-    def add(module: nn.Module, given: Tensor, output: Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(module, nn.Linear):
-            positions = output.numel() // module.out_features
-        elif isinstance(module, _ConvTransposeNd):  # every input position meets the whole kernel
-            positions = given.numel() // module.in_channels
-        else:
-            assert isinstance(module, _ConvNd)
-            positions = output.numel() // module.out_channels
-        totals[0] += positions * weight.numel()
-        totals[1] += positions * int(weight.detach().count_nonzero())
-
-    layers = [module for module in network.modules() if isinstance(module, (_ConvNd, nn.Linear))]
-    handles = [on_output(layer, partial(add, layer)) for layer in layers]
-    try:
-        with _evaluating(network):
-            network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return totals[0], totals[1]
-
-
 def measure_latency(networks: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[float]]:
     """Return the seconds of some forward passes of each network, in turns, batch of one.
 
@@ -206,15 +169,3 @@ def _seconds_of_a_pass(network: nn.Module, image: Tensor) -> float:
 def _stored(network: nn.Module) -> Iterator[Tensor]:
     yield from network.parameters()
     yield from (buffer for buffer in network.buffers() if buffer.is_floating_point())
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -3,17 +3,17 @@ import gzip
 import pytest
 import torch
 from recover_fixtures import odd_network
-from torch import nn
+from torch import Tensor, nn
 
 from recover import costs
 from recover.costs import (
-    count_macs,
     measure_costs,
     measure_latency,
     num_bytes_dense,
     num_bytes_gzip,
     num_bytes_packed,
 )
+from recover.multiply_adds import count_macs
 from shared.checkpoint import to_safetensors
 from shared.teacher import Teacher
 
@@ -50,6 +50,31 @@ def test_a_layer_that_runs_twice_counts_twice():
     layer = nn.Linear(6, 6)
 
     assert count_macs(nn.Sequential(layer, layer), torch.zeros(1, 6))[0] == 2 * 36
+
+
+@pytest.mark.parametrize(("kdim", "vdim"), [(None, None), (6, 10)])
+def test_the_matrices_of_attention_count(kdim: int | None, vdim: int | None) -> None:
+    """Four of them: of queries, keys, values, and of what comes out, at 5, 3, 3 and 5 positions."""
+    attention = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=vdim, batch_first=True)
+    given = torch.zeros(1, 5, 8), torch.zeros(1, 3, kdim or 8), torch.zeros(1, 3, vdim or 8)
+
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.attention(given[0], key=given[1], value=given[2])[0]  # type: ignore[no-any-return]
+
+    with_zeros(attention.out_proj, 7)
+    expected = 5 * 64 + 3 * 8 * (kdim or 8) + 3 * 8 * (vdim or 8) + 5 * 64
+    assert count_macs(Crossed(), torch.zeros(1, 3, 6, 6)) == (expected, expected - 5 * 7)
+
+
+def test_a_transformer_counts_as_the_same_layers_one_by_one() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
+
+    assert count_macs(layer, torch.zeros(1, 5, 8))[0] == 5 * (4 * 64 + 2 * 8 * 12)
 
 
 def test_a_network_is_as_it_was_after_counting():

@@ -12,7 +12,7 @@ import dreamforge
 import recover
 from dreamforge.bn_stats import BatchNormMonitor
 from dreamforge.mode_seeking import FeatureTap
-from recover.costs import count_macs
+from recover.multiply_adds import count_macs
 from shared.at_hand import teacher_at_hand
 from shared.hooks import on_input, on_output
 from shared.input_scale import first_layers

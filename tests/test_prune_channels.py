@@ -12,8 +12,8 @@ from recover_fixtures import prune, quick_config, self_contained_dreams
 from torch import Tensor, nn
 
 from recover.channels import slimming_of
-from recover.costs import count_macs
 from recover.importance import prunable_weights
+from recover.multiply_adds import count_macs
 from recover.prune import plan_pruning
 from shared.dreamset import DreamSet
 from shared.teacher import Teacher

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from recover.channels import slimming_of
 from recover.config import RecoverConfig
-from recover.costs import count_macs
 from recover.cut import require_flow
 from recover.examine import examine_student
 from recover.export import load_student
+from recover.multiply_adds import count_macs
 from recover.pipeline import recover_student
 from recover.results import read_report
 from recover.schedule import channels_at

@@ -170,6 +170,33 @@ def test_drawn_scenes_need_no_image_at_all(here: Path, network: Plain) -> None:
     assert Path("s/report.json").is_file()
 
 
+@pytest.mark.parametrize("words", [("import", "photos"), ("draw", "--n", 8)])
+def test_a_set_of_images_can_hold_the_teacher(here: Path, network: Plain, words: tuple) -> None:
+    named = ("--teacher", here / "net.pt", "--arch", "plain_net:make", *SIZE)
+    call(forge, *words, *named, "--embed-teacher", "--out", "whole.h5")
+    call(forge, *words, *named, "--out", "bare.h5")
+    Path("net.pt").unlink()
+
+    call(
+        tool,
+        "run",
+        "--dreams",
+        "whole.h5",
+        *named[2:4],
+        "--sparsity",
+        0,
+        "--steps",
+        0,
+        "--out",
+        "same",
+    )
+    same = load_file("same/student.safetensors")
+    assert all(torch.equal(same[name], value) for name, value in network.state_dict().items())
+    assert DreamSet.open(Path("whole.h5")).manifest.teacher.path == "net.pt"  # no folder of mine
+    said = call(tool, "run", "--dreams", "bare.h5", "--sparsity", 0, "--out", "none", code=2)
+    assert "pass it with --teacher" in said
+
+
 def test_what_is_said_of_drawn_scenes_is_not_what_is_said_of_dreams(here: Path) -> None:
     named = ("--teacher", "net.pt", "--arch", "plain_net:make", *SIZE)
     call(forge, "draw", *named, "--n", 8, "--out", "scenes.h5")
