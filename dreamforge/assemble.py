@@ -11,13 +11,15 @@ from torch import Tensor
 
 from dreamforge.overwrite import files_of, refuse_sources
 from dreamforge.replacing import new_set
+from dreamforge.unfinished import read_kept
 from shared.confidence import first_confidences, recognised
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
-from shared.manifest import Manifest, shard_names
+from shared.manifest import Manifest, canonical_json, shard_names
+from shared.metrics import default_batch_size
 from shared.progress import Progress, ProgressCallback, ignore_progress
-from shared.shards import write_index, write_shard
+from shared.shards import info_of, write_index, write_shard
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher
 from shared.values import stored_logits
@@ -37,6 +39,8 @@ class Rows:
         provenance: For the manifest.
         teacher_blob: Weights to embed, or None.
         sources: Files that ``read`` needs, which must stay as they are.
+        decided_by: What decides the rows, where reading them takes long: after an interruption the
+            shards that are whole are kept, and equal ones are not made again. None: no such thing.
     """
 
     num_images: int
@@ -46,6 +50,7 @@ class Rows:
     provenance: Mapping[str, Any]
     teacher_blob: bytes | None = None
     sources: Sequence[Path] = ()
+    decided_by: Mapping[str, Any] | None = None
 
 
 def write_set(
@@ -65,7 +70,7 @@ def write_set(
         shard_size: Images in a shard; by default as many as fill 64 MiB.
         compression: Gzip the arrays.
         overwrite: Replace a set, or the shards of one, that is there, once the new one is whole.
-        progress: Told after every shard.
+        progress: Told how many images are written.
 
     Returns:
         The manifest.
@@ -79,7 +84,11 @@ def write_set(
     size = shard_size or max(1, SHARD_BYTES // prod(rows.teacher.image_shape))
     num_shards = -(-rows.num_images // size)
     names = shard_names(out, num_shards)
-    with new_set(out, overwrite=overwrite, planned=names, sources=rows.sources) as place:
+    text = None
+    if rows.decided_by is not None:
+        facts = (dict(rows.decided_by), rows.teacher.to_json(), rows.num_images, size, compression)
+        text = canonical_json(facts).decode()
+    with new_set(out, overwrite=overwrite, planned=names, sources=rows.sources, rows=text) as place:
         manifest, labels = _write_shards(place, rows, names, progress, compression=compression)
         write_index(place, manifest, labels, teacher=rows.teacher_blob)
     return manifest
@@ -97,17 +106,24 @@ def _write_shards(
     edges = [rows.num_images * number // num_shards for number in range(num_shards + 1)]
     shards, labels, answers = [], [], []
     for number, name in enumerate(names):
-        dreams = rows.read(edges[number], edges[number + 1])
+        start, stop = edges[number], edges[number + 1]
+        path = out.with_name(name)
+        kept = read_kept(path, stop - start)
         attributes = {
             "shard": number,
             "num_shards": num_shards,
             "teacher": rows.teacher.fingerprint,
             "synthesis": dict(rows.synthesis),
         }
-        shards.append(write_shard(out.with_name(name), dreams, attributes, compression=compression))
+        if kept is None:
+            dreams = rows.read(start, stop)
+            shards.append(write_shard(path, dreams, attributes, compression=compression))
+        else:
+            dreams = kept
+            shards.append(info_of(path, len(kept)))
         labels.append(dreams.labels)
         answers.append(_answers(dreams, rows.teacher.answers))
-        progress(Progress(stage="write", done=number + 1, total=num_shards, unit="shards"))
+        written(progress, rows.num_images)(stop)
     manifest = Manifest(
         num_images=rows.num_images,
         shards=tuple(shards),
@@ -119,7 +135,16 @@ def _write_shards(
     return manifest, torch.cat(labels)
 
 
-def answered(teacher: Teacher, images: Tensor, start: int, what: str) -> DreamBatch:
+def written(progress: ProgressCallback, num_images: int) -> Callable[[int], None]:
+    """Return what is to be told up to which row a set has come."""
+    return lambda done: progress(
+        Progress(stage="write", done=done, total=num_images, unit="images")
+    )
+
+
+def answered(
+    teacher: Teacher, images: Tensor, start: int, what: str, tell: Callable[[int], None]
+) -> DreamBatch:
     """Return the rows of images that were not made for a class: labels are the teacher's answers.
 
     Args:
@@ -127,11 +152,17 @@ def answered(teacher: Teacher, images: Tensor, start: int, what: str) -> DreamBa
         images: uint8 ``(N, C, H, W)``.
         start: Number of the first row; ``batch`` counts on, since no image depends on another.
         what: The images, for an error.
+        tell: Told after every forward pass up to which row there are answers.
 
     Raises:
         CheckpointError: If the teacher's logits are not finite, or too large for float16.
     """
-    logits = teacher.logits(images)
+    parts, done = [], start
+    for part in images.split(default_batch_size(images)):
+        parts.append(teacher.logits(part))
+        done += len(part)
+        tell(done)
+    logits = torch.cat(parts)
     return DreamBatch(
         images=images,
         labels=logits.argmax(1),

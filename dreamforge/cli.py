@@ -26,7 +26,9 @@ from shared.errors import ConfigError
 CONTEXT = {"auto_envvar_prefix": "DREAMFORGE", "help_option_names": ["-h", "--help"]}
 
 
-@click.group(cls=Tool, context_settings=CONTEXT, resumed=("synth",))
+@click.group(
+    cls=Tool, context_settings=CONTEXT, resumed=("synth",), resumed_beside=("import", "draw")
+)
 @click.version_option(package_name="dreamforge-recover", prog_name="dreamforge")
 def main() -> None:
     """Turn a trained classifier into a dream set: images it recognises, made from it alone.

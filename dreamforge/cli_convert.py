@@ -190,7 +190,8 @@ def import_(
     """Make a transfer set of the real images in FOLDER.
 
     They may lie in folders, per class or otherwise, whose names are not looked at. Labels and
-    logits are the teacher's answers, and the provenance says that the images are real.
+    logits are the teacher's answers, and the provenance says that the images are real. The same
+    command again goes on where it stopped.
 
     The teacher needs no BatchNorm here, nor in recover: this is the way for networks that cannot
     be inverted.
@@ -241,7 +242,8 @@ def draw(
     """Make a transfer set of drawn scenes: nothing is inverted.
 
     For networks without BatchNorm, which nobody can invert, where no image may be used either.
-    Scenes show none of the classes: students learn less of them than of dreams, or of images.
+    Scenes show none of the classes: students learn less of them than of dreams, or of images. The
+    same command again goes on where it stopped.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamforge.assemble import Rows, answered, write_set
+from dreamforge.assemble import Rows, answered, write_set, written
 from dreamforge.config import STARTS
 from dreamforge.embedding import recorded
 from dreamforge.noise import initial_inputs
@@ -44,7 +44,8 @@ def draw(
     """Write a set of drawn images, labeled by the teacher; nothing of it is inverted.
 
     Image ``i`` depends on the seed, the kind, ``i`` and the teacher's mean and std alone, so that a
-    larger set begins with the images of a smaller one.
+    larger set begins with the images of a smaller one. Interrupted, the same call goes on from the
+    last whole shard.
 
     Args:
         teacher: Answers, where it is.
@@ -58,7 +59,7 @@ def draw(
         compression: Gzip the arrays.
         embed_teacher: Put the teacher's weights into the index.
         overwrite: Replace what is at ``out``.
-        progress: Told after every shard.
+        progress: Told how many images are answered.
 
     Raises:
         ConfigError: If something is at ``out``, or a number makes no sense.
@@ -75,7 +76,8 @@ def draw(
         first, last = start // _TOGETHER, -(-stop // _TOGETHER)
         images = torch.cat([_group(teacher, kind, seed, number) for number in range(first, last)])
         offset = first * _TOGETHER
-        return answered(teacher, images[start - offset : stop - offset], start, f"{kind} images")
+        chosen = images[start - offset : stop - offset]
+        return answered(teacher, chosen, start, f"{kind} images", written(progress, num_images))
 
     return write_set(
         out,
@@ -86,6 +88,7 @@ def draw(
             synthesis={"method": "draw", "init": kind, "seed": seed},
             provenance={"synthetic": True, **(facts or {})},
             teacher_blob=blob,
+            decided_by={"draw": kind, "seed": seed, "device": str(teacher.device)},
         ),
         shard_size=shard_size,
         compression=compression,

@@ -12,10 +12,9 @@ from dreamforge.journal import Journal, Spent
 from dreamforge.plan import ShardPlan
 from dreamforge.resume import read_finished, refuse_other_runs
 from shared.confidence import first_confidences, recognised
-from shared.files import sha256_of
-from shared.manifest import Manifest, ShardInfo
+from shared.manifest import Manifest
 from shared.provenance import is_reproducible_build
-from shared.shards import read_shard, read_teacher, write_index
+from shared.shards import info_of, read_shard, read_teacher, write_index
 from shared.teacher import Teacher
 
 
@@ -33,7 +32,7 @@ class RunFacts:
 def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Journal) -> Manifest:
     """Write the index, unless the one that is there (``before``, or another worker's) is right."""
     refuse_other_runs(out, facts.shards, facts.attributes)
-    infos = tuple(_info(shard) for shard in facts.shards)
+    infos = tuple(info_of(shard.path, shard.num_images) for shard in facts.shards)
     # In this order: whoever removes the journal has written the index before.
     spent = journal.read()
     found, _ = read_finished(out, facts.shards, facts.attributes)
@@ -54,15 +53,6 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
     )
     write_index(out, manifest, labels, teacher=blob)
     return manifest
-
-
-def _info(shard: ShardPlan) -> ShardInfo:
-    return ShardInfo(
-        name=shard.path.name,
-        num_images=shard.num_images,
-        num_bytes=shard.path.stat().st_size,
-        sha256=sha256_of(shard.path),
-    )
 
 
 def _provenance(facts: Mapping[str, Any], spent: Spent, before: Manifest | None) -> dict[str, Any]:

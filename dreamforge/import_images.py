@@ -1,19 +1,20 @@
 """Real images become a transfer set of the same format, so that both go through one pipeline."""
 
-from collections.abc import Mapping
+import hashlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from dreamforge.assemble import Rows, answered, write_set
+from dreamforge.assemble import Rows, answered, write_set, written
 from dreamforge.embedding import recorded
 from dreamforge.overwrite import refuse_inputs
 from shared.dreams import DreamBatch
 from shared.errors import InputFileError
 from shared.evaldata import list_classes, list_images, read_images
-from shared.imagefile import open_image
+from shared.imagefile import check_image, open_image
 from shared.manifest import Manifest
 from shared.progress import ProgressCallback, ignore_progress
 from shared.teacher import Teacher
@@ -33,6 +34,8 @@ def import_images(
 ) -> Manifest:
     """Write a set of the images in a folder and below it, in the order of their paths.
 
+    They are read shard by shard. Interrupted, the same call goes on from the last whole one.
+
     Labels and logits are the teacher's answers: where there are folders of classes, their names are
     not looked at, as they would not be there in the case that dreams are for.
     ``provenance["synthetic"]`` is false unless ``facts`` say otherwise.
@@ -48,7 +51,7 @@ def import_images(
         compression: Gzip the arrays.
         embed_teacher: Put the teacher's weights into the index.
         overwrite: Replace what is at ``out``.
-        progress: Told after every shard.
+        progress: Told how many images are answered.
 
     Raises:
         ConfigError: If something is at ``out``, or it is the teacher or the folder itself.
@@ -57,20 +60,25 @@ def import_images(
     """
     refuse_inputs(out, [teacher.spec.path, folder])
     spec, blob = recorded(teacher, embed=embed_teacher)
-    images = _read(folder, teacher.spec.image_shape)
+    files = _files(folder)
 
     def read(start: int, stop: int) -> DreamBatch:
-        return answered(teacher, images[start:stop], start, f"images of {folder}")
+        loaders = [partial(open_image, path) for path in files[start:stop]]
+        images = read_images(loaders, spec.image_shape, str(folder))
+        return answered(
+            teacher, images, start, f"images of {folder}", written(progress, len(files))
+        )
 
     return write_set(
         out,
         Rows(
-            num_images=len(images),
+            num_images=len(files),
             read=read,
             teacher=spec,
             synthesis={"method": "import"},
             provenance={"synthetic": False, "source": folder.name, **(facts or {})},
             teacher_blob=blob,
+            decided_by={"images": _identity(files), "device": str(teacher.device)},
         ),
         shard_size=shard_size,
         compression=compression,
@@ -79,7 +87,7 @@ def import_images(
     )
 
 
-def _read(folder: Path, image_shape: tuple[int, int, int]) -> Tensor:
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputFileError(f"{folder}: no such folder, expected one with images")
     files = list_images(folder)
@@ -87,4 +95,15 @@ def _read(folder: Path, image_shape: tuple[int, int, int]) -> Tensor:
         raise InputFileError(f"{folder}: no images (png, jpg ...) in it or below it")
     if all(path.parent != folder for path in files):
         list_classes(folder)  # refuses one that holds train and test, say
-    return read_images([partial(open_image, path) for path in files], image_shape, str(folder))
+    with ThreadPoolExecutor() as pool:  # now, and not after hours
+        deque(pool.map(check_image, files), maxlen=0)
+    return files
+
+
+def _identity(files: Sequence[Path]) -> str:
+    """Return a digest of names, sizes and times: of other files, or changed ones, it is another."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dreamforge.overwrite import refuse_sources, refuse_to_lose, shards_at
+from dreamforge.unfinished import remove_unfinished, unfinished_folder
 from shared.errors import ConfigError, DreamSetError
 from shared.files import (
     fsync_folder,
@@ -27,18 +28,25 @@ from shared.shards import read_index
 
 @contextmanager
 def new_set(
-    out: Path, *, overwrite: bool, planned: Sequence[str] = (), sources: Sequence[Path] = ()
+    out: Path,
+    *,
+    overwrite: bool,
+    planned: Sequence[str] = (),
+    sources: Sequence[Path] = (),
+    rows: str | None = None,
 ) -> Iterator[Path]:
     """Yield where to write the index of a new set, its shards beside it; then move all to ``out``.
 
-    When the block raises, everything is as it was. Of two processes at one place the second is
-    refused: shards of the same names would mix.
+    When the block raises, everything is as it was, but for what waits to be gone on with (see
+    :mod:`dreamforge.unfinished`). Of two processes at one place the second is refused: shards of
+    the same names would mix.
 
     Args:
         out: Of the index.
         overwrite: Whether a set that is there may go.
         planned: Names of the shards that will be written.
         sources: Files that the set is made from.
+        rows: What decides the rows, of a set that goes on after an interruption; None: it does not.
 
     Raises:
         ConfigError: As :func:`refuse_taken`, before the block, and after it again.
@@ -50,12 +58,14 @@ def new_set(
         _finish(out)
         refuse_taken(out, overwrite=overwrite, planned=planned, sources=sources)
         remove_stale_temporaries(out, *(out.with_name(name) for name in planned))
-        with temporary_folder(out) as folder:
+        place = temporary_folder(out) if rows is None else unfinished_folder(out, rows)
+        with place as folder:
             yield folder / out.name
             refuse_taken(out, overwrite=overwrite, planned=planned, sources=sources)
             folder.rename(next_of(out))
             fsync_folder(out.parent)
         _move(out)
+        remove_unfinished(out)  # of other rows: this is the set that is wanted now
 
 
 def refuse_taken(
@@ -112,7 +122,7 @@ def _alone_at(out: Path) -> Iterator[None]:
 def _finish(out: Path) -> None:
     if not _waits(out):
         return
-    if any(next_of(out).iterdir()):
+    if any(not path.name.startswith(".") for path in next_of(out).iterdir()):
         _shards_of(next_of(out) / out.name, out)
     refuse_to_lose(out, shards_at(out))
     _move(out)

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 
 class BegunInterrupt(KeyboardInterrupt):
-    """An interruption after which the command goes on, without ``--overwrite`` if it had that."""
+    """An interruption after which the command goes on.
+
+    Without ``--overwrite``, if it had that, where what was there has gone.
+    """
 
 
 @contextmanager

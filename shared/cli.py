@@ -38,13 +38,22 @@ _NO_TERMINAL = 1000  # columns
 class Tool(click.Group):
     """A command group whose errors are one line on stderr and an exit code (see shared.errors)."""
 
-    def __init__(self, *args: Any, resumed: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        resumed: Sequence[str] = (),
+        resumed_beside: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         """Add ``--config`` to the group's own options.
 
-        ``resumed`` are the commands that go on where they were interrupted; others begin again.
+        ``resumed`` are the commands that go on where they were interrupted; ``resumed_beside``
+        those that do so beside what they are to replace, which is there until they are done;
+        others begin again.
         """
         super().__init__(*args, **kwargs)
         self.resumed = tuple(resumed)
+        self.resumed_beside = tuple(resumed_beside)
         prefix = self.context_settings.get("auto_envvar_prefix")
         self.params.append(
             click.Option(
@@ -177,6 +186,9 @@ def _how_to_go_on(*, has_begun: bool) -> str:
     Where the work had not begun, ``--overwrite`` has removed nothing, and is needed once more.
     """
     root = click.get_current_context().find_root()
+    if root.invoked_subcommand in getattr(root.command, "resumed_beside", ()):
+        goes_on = "goes on from here" if has_begun else "begins again"
+        return f"the same command {goes_on}: {_as_typed(_variables(), sys.argv[1:])}"
     given, words = _variables(), [word for word in sys.argv[1:] if word != "--overwrite"]
     variables = {name: "0" if name.endswith("_OVERWRITE") else given[name] for name in given}
     if name := _overwrite_in_file():

@@ -1,5 +1,7 @@
 """One image file as 8-bit pixels: Pillow's conversion cuts off all that is brighter than 255."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,25 @@ def open_image(path: Path) -> Image.Image:
         InputFileError: If it cannot be read, or its values have no range that the file tells: whole
             numbers of 32 bits or with a sign, floating point.
     """
+    with _reading(path), Image.open(path) as image:
+        image.load()
+        return _to_8_bits(image, path)
+
+
+def check_image(path: Path) -> None:
+    """Read the beginning of a file, which tells whether it is an image at all.
+
+    Raises:
+        InputFileError: If it is not.
+    """
+    with _reading(path):
+        Image.open(path).close()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_8_bits(image, path)
+        yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputFileError(f"{path}: not a readable image ({type(error).__name__})") from error
 

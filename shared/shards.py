@@ -147,6 +147,16 @@ def write_shard(
         )
 
 
+def info_of(path: Path, num_images: int) -> ShardInfo:
+    """Return what the index is to say of a shard that is there; its contents are not looked at."""
+    return ShardInfo(
+        name=path.name,
+        num_images=num_images,
+        num_bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+    )
+
+
 def write_index(
     path: Path,
     manifest: Manifest,
