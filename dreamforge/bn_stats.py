@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from shared.teacher import batch_norms
 
@@ -49,7 +50,10 @@ class BatchNormMonitor:
         self._taken: list[BatchStats] = []
         make = self._plain_forward if plain else self._reporting_forward
         # Made once: code that was compiled around them holds as long as they are the same.
-        self._forwards = [make(module) for module in self._modules]
+        self._forwards = [
+            make(module) if _is_affine(module) else self._own_forward(module)
+            for module in self._modules
+        ]
 
     def __enter__(self) -> Self:
         for module, forward in zip(self._modules, self._forwards, strict=True):
@@ -91,17 +95,55 @@ class BatchNormMonitor:
         def forward(input: Tensor) -> Tensor:
             values = input.float()
             channels = (-1, *[1] * (input.ndim - 2))
-            others = [0, *range(2, input.ndim)]
-            # Around the remembered mean, which is near: a variance as a difference of two large
-            # squares would lose its digits.
-            around = values - running_mean.view(channels)
-            offset = around.mean(others)
-            var = (around.square().mean(others) - offset.square()).clamp_min(0)
-            self._taken.append(BatchStats(offset + running_mean, var, running_mean, running_var))
+            mean, var = _statistics(values, running_mean)
+            self._taken.append(BatchStats(mean, var, running_mean, running_var))
             outputs = values * scale.view(channels) + shift.view(channels)
             return then(outputs.to(input.dtype))
 
         return forward
+
+    def _own_forward(self, module: Any) -> Any:
+        running_mean, running_var, _, _ = _as_affine(module)
+
+        def forward(input: Tensor) -> Any:
+            mean, var = _statistics(input.float(), running_mean)
+            self._taken.append(BatchStats(mean, var, running_mean, running_var))
+            return type(module).forward(module, input)
+
+        return forward
+
+
+def _statistics(values: Tensor, running_mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance of float32 ``(N, C, ...)``, per channel."""
+    channels = (-1, *[1] * (values.ndim - 2))
+    others = [0, *range(2, values.ndim)]
+    # Around the remembered mean, which is near: a variance as a difference of two large
+    # squares would lose its digits.
+    around = values - running_mean.view(channels)
+    offset = around.mean(others)
+    return offset + running_mean, (around.square().mean(others) - offset.square()).clamp_min(0)
+
+
+@torch.no_grad()
+def _is_affine(module: Any) -> bool:
+    """Tell whether a layer in evaluation mode is one affine map per channel and what follows it.
+
+    PyTorch's own are. Of a class with a forward of its own it is tried, on a few numbers.
+    """
+    if type(module).forward is _BatchNorm.forward:
+        return True
+    _, _, scale, shift = _as_affine(module)
+    inputs = torch.linspace(-3, 3, 2 * 9 * len(scale), device=scale.device)
+    inputs = inputs.view(2, len(scale), 3, 3)
+    training = module.training
+    try:
+        found = module.eval()(inputs)
+        expected = _what_follows(module)(channel_affine(inputs, scale, shift))
+        return bool(torch.allclose(found, expected, rtol=1e-4, atol=1e-5))
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return False  # of inputs of another kind: it is asked whenever it is called
+    finally:
+        module.train(training)
 
 
 def _what_follows(module: nn.Module) -> nn.Sequential:

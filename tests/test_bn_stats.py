@@ -121,3 +121,43 @@ def test_an_activation_inside_a_batch_norm_is_not_lost(plain):
 
     torch.testing.assert_close(outputs, expected)
     torch.testing.assert_close(layer.mean, model[0](inputs).mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+
+
+class Leaky(nn.BatchNorm2d):
+    """A class of somebody's own, which does more than a BatchNorm."""
+
+    def forward(self, input):
+        return nn.functional.leaky_relu(super().forward(input), 0.1)
+
+
+class Renamed(nn.BatchNorm2d):
+    """A class of somebody's own, which is a BatchNorm all the same."""
+
+    def forward(self, features):
+        return super().forward(features)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("kind", [Leaky, Renamed])
+def test_a_class_with_a_forward_of_its_own_answers_as_it_does(kind, plain):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        model[1].running_mean.copy_(torch.tensor([0.5, -1.0, 0.0, 2.0]))
+        model[1].running_var.copy_(torch.tensor([0.5, 2.0, 1.0, 4.0]))
+    model.requires_grad_(False)
+    inputs = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    inputs.requires_grad_(True)
+
+    with BatchNormMonitor(model, plain=plain) as monitor:
+        outputs = model(inputs)
+        (layer,) = monitor.take()
+        (gradient,) = torch.autograd.grad(outputs.square().sum(), inputs)
+
+    seen = model[0](inputs)
+    var, mean = torch.var_mean(seen, dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(layer.mean, mean)
+    torch.testing.assert_close(layer.var, var, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs, model(inputs))
+    (expected,) = torch.autograd.grad(model(inputs).square().sum(), inputs)
+    torch.testing.assert_close(gradient, expected)
+    assert "forward" not in vars(model[1])
