@@ -119,7 +119,7 @@ def _record(result: Result) -> dict[str, Any]:
     return {
         "folder": str(result.folder),
         "sparsity": result.report.sparsity,
-        "channels": result.report.config.get("channels"),
+        **{name: result.report.config.get(name) for name in ("channels", "pattern", "student")},
         **{name: getattr(stage, name) for name in (*names, "divergence", "accuracy")},
     }
 

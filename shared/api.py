@@ -22,6 +22,8 @@ from shared.teacher import Teacher, load_teacher
 
 TeacherSource = nn.Module | Path | str
 FACTS = ("arch", "image_size", "mean", "std", "class_names", "answers")
+_OF_COMMANDS = ("budget", "dry_run", "gpus", "processes", "worker", "json", "config")
+_ALIKE = 0.75  # how much of a misspelt name is right: less is another name
 
 
 class AssumptionWarning(UserWarning):
@@ -56,8 +58,10 @@ def split_options(
         elif name in fields:
             settings[name] = _of_type(*fields[name], value)
         else:
-            near = difflib.get_close_matches(name, [*fields, *FACTS], n=1)
+            near = difflib.get_close_matches(name, [*fields, *FACTS], n=1, cutoff=_ALIKE)
             meant = f"; did you mean {near[0]!r}?" if near else ""
+            if name in _OF_COMMANDS:
+                meant = f"; {name!r} is the command line's alone (docs/python.md)"
             raise TypeError(f"{function}() got an unexpected option {name!r}{meant}")
     return settings, facts
 
@@ -179,12 +183,16 @@ def shown(progress: bool | ProgressCallback) -> AbstractContextManager[ProgressC
 def of_kind(name: str, value: Any, usual: Any) -> Any:
     """Return an argument of the type of its usual value; that one for None.
 
+    Whole numbers of NumPy are numbers; yes and no are none.
+
     Raises:
         ConfigError: If it is of another type.
     """
     if value is None:
         return usual
-    if not isinstance(value, type(usual)):
+    if type(usual) is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, type(usual)) or isinstance(value, bool) != isinstance(usual, bool):
         raise ConfigError(
             f"{name}: found {_short(value)}, of type {type(value).__name__}; expected "
             f"{type(usual).__name__}"

@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,9 @@ class Tool(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors and signals into a line and the documented exit code."""
         try:
-            with _terminated_as_interrupted():
+            with _terminated_as_interrupted(), warnings.catch_warnings():
+                # Of large or odd images it tells the lines of its own code.
+                warnings.filterwarnings("ignore", module="PIL")
                 return super().invoke(ctx)
         except SpokenForError as error:
             ctx.exit(error.exit_code)

@@ -87,14 +87,39 @@ def build_config(
     return config_class(**{**(preset or {}), **given})
 
 
+class _Number(click.FloatRange):
+    """A range of numbers. What is no number at all is told so, and where it was said."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            self.fail(f"found {value!r}{_said(param, ctx)}, expected a number", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class _WholeNumber(click.IntRange):
     """A range whose help does not tell that no file holds numbers of more than 63 bits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            int(value)
+        except (TypeError, ValueError):
+            self.fail(f"found {value!r}{_said(param, ctx)}, expected a whole number", param, ctx)
         number = super().convert(value, param, ctx)
         if number > MOST:
             self.fail(f"found {number}, expected at most {MOST}", param, ctx)
         return number
+
+
+def _said(param: click.Parameter | None, ctx: click.Context | None) -> str:
+    """Return where the value of an option comes from, where nobody typed it."""
+    if param is None or ctx is None or param.name is None:
+        return ""
+    source = ctx.get_parameter_source(param.name)
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return f" in {param.envvar}"
+    return " in the file of --config" if source is click.core.ParameterSource.DEFAULT_MAP else ""
 
 
 def _click_type(kind: type, chosen: Any) -> Any:
@@ -106,7 +131,7 @@ def _click_type(kind: type, chosen: Any) -> Any:
     high = chosen.below if chosen.max is None else chosen.max
     if low is None and high is None:
         return kind
-    make: Any = _WholeNumber if kind is int else click.FloatRange
+    make: Any = _WholeNumber if kind is int else _Number
     bounded = make(
         min=low,
         max=high,

@@ -9,7 +9,9 @@ from PIL import Image
 
 from shared.errors import InputFileError
 
-_BITS_PER_SAMPLE = 258  # tag of a TIFF
+_BITS_PER_SAMPLE = 258  # tags of a TIFF
+_MEANING_OF_ZERO = 262
+_WHITE = 0  # of which Pillow makes black by itself where there are 8 bits
 _FORMATS_OF_16_BITS = ("PNG", "PPM")  # what Pillow has as mode I of these goes from 0 to 65,535
 
 
@@ -47,6 +49,10 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _to_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "LAB":
+        raise InputFileError(
+            f"{path}: found pixels in L*a*b*, expected gray or color; save it as RGB"
+        )
     if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
         return image
     if image.mode == "F" or (image.mode == "I" and image.format not in _FORMATS_OF_16_BITS):
@@ -55,6 +61,9 @@ def _to_8_bits(image: Image.Image, path: Path) -> Image.Image:
             f"{path}: found pixels that are {kind}, expected 8 or 16 bits; save it with 8 bits"
         )
     # A TIFF of 12 bits has mode I;16 as well.
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     values = np.asarray(image).astype(np.float64) * (255 / (2**bits - 1))
+    if tags.get(_MEANING_OF_ZERO) == _WHITE:
+        values = 255 - values
     return Image.fromarray((values + 0.5).astype(np.uint8))

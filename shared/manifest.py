@@ -147,7 +147,7 @@ def shard_names(index_path: Path, num_shards: int) -> tuple[str, ...]:
     names = tuple(f"{stem}-{number:05d}-of-{num_shards:05d}.h5" for number in range(num_shards))
     if not _FILE_NAME.fullmatch(names[0]):
         raise ConfigError(
-            f"{printable(index_path.name)}: expected a name of at most 180 letters, digits, "
+            f"{printable(str(index_path))}: expected a name of at most 180 letters, digits, "
             "spaces and . _ + - that starts with a letter or digit, such as dreams.h5"
         )
     return names

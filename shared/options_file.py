@@ -43,7 +43,14 @@ def read_options(
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: not found, expected a TOML file") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"--config {path}: cannot be read ({reason})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path}: found no UTF-8 text, expected a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--config {path}: {error}") from error
     found: dict[str, dict[str, str | list[str]]] = {}
     for command, options in tables.items():

@@ -45,6 +45,7 @@ def write_run(
     error: float = 0.0,
     num_real: int | None = None,
     judged_on: object = None,
+    config: dict[str, object] | None = None,
 ) -> Path:
     """A finished run of these figures."""
     stage = StageRecord(
@@ -69,7 +70,7 @@ def write_run(
         num_weights=10,
         num_kept=1,
         layers=(),
-        config={"seed": seed, "holdout": 0.1},
+        config={"seed": seed, "holdout": 0.1, **(config or {})},
         provenance={
             "teacher": {"fingerprint": teacher},
             "dreams": {"digest": digest},
@@ -161,6 +162,18 @@ def test_the_command_prints_a_table_or_a_record(runner, tmp_path):
     record = json.loads(listed.stdout)
     assert [run["score"] for run in record["runs"]] == [0.2, 0.1, 0.0]
     assert record["spearman"] == 1
+
+
+def test_the_record_says_of_what_kind_a_student_is(runner, tmp_path):
+    kinds = {"pattern": "2:4", "student": "resnet8", "channels": 0.5}
+    for score, (name, value) in enumerate(kinds.items()):
+        write_run(tmp_path / name, score / 10, config={name: value})
+
+    runs = json.loads(runner.invoke(main, ["compare", str(tmp_path), "--json"]).stdout)["runs"]
+
+    assert [[run[name] for name in kinds] for run in reversed(runs)] == [
+        *(["2:4", None, None], [None, "resnet8", None], [None, None, 0.5])
+    ]
 
 
 def test_a_report_of_an_earlier_version_is_read(tmp_path):

@@ -14,11 +14,14 @@ from shared.imagefile import open_image
 GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-def tiff(values: np.ndarray, *, bits: int, kind: int = 1) -> bytes:
-    """A gray TIFF of one strip; ``kind`` 1 is unsigned, 2 signed, 3 floating point."""
+def tiff(values: np.ndarray, *, bits: int, kind: int = 1, black: int = 1) -> bytes:
+    """A gray TIFF of one strip; ``kind`` 1 is unsigned, 2 signed, 3 floating point.
+
+    With ``black`` 0, zero is white.
+    """
     order = ">" if values.dtype.byteorder == ">" else "<"
     data = values.tobytes()
-    facts = [(256, 16), (257, 16), (258, bits), (259, 1), (262, 1), (273, 8)]
+    facts = [(256, 16), (257, 16), (258, bits), (259, 1), (262, black), (273, 8)]
     facts += [(277, 1), (278, 16), (279, len(data)), (339, kind)]
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in facts)
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
@@ -68,6 +71,20 @@ def test_the_high_byte_may_come_first(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiff(GRAY.astype(">u2") * 257, bits=16))
 
     assert (np.asarray(open_image(tmp_path / "a.tif")) == GRAY).all()
+
+
+@pytest.mark.parametrize(("dtype", "bits", "unit"), [("u1", 8, 1), ("<u2", 16, 257)])
+def test_zero_may_be_white(tmp_path: Path, dtype: str, bits: int, unit: int) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(GRAY.astype(dtype) * unit, bits=bits, black=0))
+
+    assert (np.asarray(open_image(tmp_path / "a.tif")) == 255 - GRAY).all()
+
+
+def test_colors_of_a_space_that_nothing_here_converts_are_refused(tmp_path: Path) -> None:
+    Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
+
+    with pytest.raises(InputFileError, match=r"a\.tif: found pixels in L\*a\*b\*.*save it as RGB"):
+        open_image(tmp_path / "a.tif")
 
 
 def test_gray_of_12_bits_has_its_own_range(tmp_path: Path) -> None:

@@ -290,7 +290,11 @@ def test_what_was_assumed_is_warned_of_in_the_callers_name(own: Own, tmp_path: P
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"step": 3}, "did you mean 'steps'"), ({"hurry": True}, "unexpected option 'hurry'")],
+    [
+        ({"step": 3}, "did you mean 'steps'"),
+        ({"hurry": True}, "unexpected option 'hurry'"),
+        ({"budget": "1m"}, "option 'budget'; 'budget' is the command line's alone"),
+    ],
 )
 def test_an_option_that_does_not_exist_is_a_type_error(
     options: dict[str, object], message: str, own: Own, tmp_path: Path

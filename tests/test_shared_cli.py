@@ -125,7 +125,7 @@ def test_file_and_environment_name_options_as_the_flags_are(runner, tmp_path):
         ("[shwo]\nn = 1", "found 'shwo', expected tables [show]"),
         ("n = 1", "found 'n'"),
         ("[show.n]\nx = 1", "found a table"),
-        ("[show]\nn = 'many'", "'many' is not a valid integer"),
+        ("[show]\nn = 'many'", "found 'many' in the file of --config, expected a whole number"),
         ("[show]\nn = [1]", "n: found a list, expected a single value"),
         ("[show]\nraise = false", "raise: found false, expected a value"),
         ("[show]\nn = true", "n: found true, expected a value: it is no flag"),
@@ -140,15 +140,35 @@ def test_a_config_file_that_would_not_do_what_it_says_is_refused(runner, tmp_pat
     assert named in result.stderr
 
 
-@pytest.mark.parametrize("text", ["= nonsense", None])
-def test_a_bad_config_file_is_a_usage_error(runner, tmp_path, text):
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"= nonsense", "line 1"),
+        (None, "not found, expected a TOML file"),
+        (b"\xff\xfe", "found no UTF-8 text, expected a TOML file"),
+    ],
+)
+def test_a_bad_config_file_is_a_usage_error(runner, tmp_path, contents, words):
     path = tmp_path / "run.toml"
-    if text is not None:
-        path.write_text(text)
+    if contents is not None:
+        path.write_bytes(contents)
     result = runner.invoke(tool, ["--config", str(path), "show"])
 
     assert result.exit_code == 2
-    assert str(path) in result.stderr
+    assert f"{path}: " in result.stderr
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "expected"),
+    [("--n", "TOY_SHOW_N", "a whole number"), ("--rate", "TOY_SHOW_RATE", "a number")],
+)
+def test_what_is_no_number_is_told_with_where_it_was_said(runner, flag, variable, expected):
+    result = runner.invoke(tool, ["show"], env={variable: "many"})
+
+    assert result.exit_code == 2
+    assert f": found 'many' in {variable}, expected {expected}\n" in result.stderr
+    assert f": found 'few', expected {expected}\n" in run(runner, flag, "few").stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -214,7 +215,7 @@ def test_what_is_said_of_drawn_scenes_is_not_what_is_said_of_dreams(here: Path) 
 @pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
 def test_drawing_from_python(here: Path, network: Plain) -> None:
     facts = {"image_size": 8, "mean": 0.5, "std": 0.25, "progress": False}
-    drawn = dreamforge.draw(network, "mine.h5", num_images=70, init="pink", **facts)
+    drawn = dreamforge.draw(network, "mine.h5", num_images=np.int64(70), init="pink", **facts)
     named = ("--teacher", "net.pt", "--arch", "plain_net:make", *SIZE)
     call(forge, "draw", *named, "--n", 70, "--init", "pink", "--out", "theirs.h5")
 
@@ -223,7 +224,12 @@ def test_drawing_from_python(here: Path, network: Plain) -> None:
     )
     assert torch.equal(ours.images, theirs.images)
     assert torch.equal(ours.logits, theirs.logits)
-    for wrong in ({"init": "nonsense"}, {"num_images": 0}, {"num_images": "7"}):
+    for wrong in (
+        {"init": "nonsense"},
+        {"num_images": 0},
+        {"num_images": "7"},
+        {"num_images": True},
+    ):
         with pytest.raises(ConfigError):
             dreamforge.draw(network, "wrong.h5", **facts, **wrong)
     assert not Path("wrong.h5").exists()
