@@ -25,6 +25,7 @@ from shared.device import compute_dtype, to_device
 from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError
 from shared.images import to_images
+from shared.optimizers import Adam
 from shared.seeding import generator
 from shared.teacher import Teacher
 from shared.values import stored_logits
@@ -198,9 +199,7 @@ class Engine:
         canvas = make_canvas(config.space, start, self._low, self._high, gray=self._gray)
         infinity = torch.full((), torch.inf, device=self._device)
         best = _Best(torch.empty_like(start), infinity, infinity, infinity)
-        adam = torch.optim.Adam(
-            [canvas.parameters], lr=lr, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
-        )
+        adam = Adam([canvas.parameters], lr=lr, betas=(config.beta1, config.beta2), fused=True)
         last_read = time.monotonic()
         with self._compiled or self._eager as loss_of:
             for step in range(steps):

@@ -31,6 +31,7 @@ from shared.answers import has_sigmoids
 from shared.device import autocast, compute_dtype, reproducible_convolutions, to_device
 from shared.errors import DreamforgeError
 from shared.layout import layout_of
+from shared.optimizers import Adam
 from shared.seeding import derive_seed, generator
 from shared.teacher import Teacher
 
@@ -178,7 +179,7 @@ class FastEngine:
             for parameter, weight in zip(parameters, start.weights, strict=True):
                 parameter.copy_(weight)
         latents = latents.clone().requires_grad_()  # the caller's stay as drawn, for a retry
-        adam = torch.optim.Adam(
+        adam = Adam(
             [
                 {"params": parameters, "lr": factor * config.generator_lr},
                 {"params": [latents], "lr": factor * config.latent_lr},

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from recover import operations
 from recover.identities import Channels, Identities, reshaped, side_by_side
 from shared.architectures import rigid_tensors
+from shared.dispatch import DispatchMode
 from shared.tensors import tensors_in
 from shared.ties import shared_names
 
@@ -88,7 +88,7 @@ def coupled_channels(network: nn.Module, image_shape: Sequence[int]) -> Coupling
     return watch.result()
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     """Follows channels through the operations of a forward pass."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -135,7 +135,7 @@ class Distillation:
         images = augment(self._feed.batch(self.step)[0], config, self.step)
         part = self.group.part(images)
         loss = self._lesson.loss(self.student, part, group=self.group) * (len(part) / len(images))
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()
         loss = loss.detach()
         self.group.add_up([*gradients(self.student), loss])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.device import autocast
+from shared.dispatch import DispatchMode
 from shared.hooks import on_output
 from shared.metrics import full_precision
 from shared.tensors import tensors_in
@@ -53,7 +53,7 @@ def folded(network: nn.Module, inputs: Tensor, dtype: torch.dtype = torch.float3
     return fast if alike else network
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     """A forward pass: what convolutions make, and what BatchNorms take.
 
     Unlike a trace it is of this thread alone.

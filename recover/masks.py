@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shared.magnitude import highest, prunable_weights
 from shared.magnitude import num_weights_kept as num_weights_kept  # others look for it here
+from shared.optimizers import Optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Masks:
                 gradient.mul_(mask)
 
     @torch.no_grad()
-    def apply_to_optimizer(self, optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
+    def apply_to_optimizer(self, optimizer: Optimizer, network: nn.Module) -> None:
         """Set the momentum of pruned weights to zero, so that nothing pushes them back."""
         weights = prunable_weights(network)
         for name, mask in self.kept.items():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recover.config import USUAL_RATE, RecoverConfig
+from shared.optimizers import SGD
 
 # Of biases and BatchNorm's scales and shifts: their gradients are as much longer, beside what they
 # change, in a network that learns well at the usual rate.
@@ -14,7 +15,7 @@ VECTOR_FACTOR = 3.0
 LEAST_NORM = 1e-3  # of what is changed (Brock et al.'s epsilon): zeros can begin to learn
 
 
-def make_optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD:
+def make_optimizer(student: nn.Module, config: RecoverConfig) -> SGD:
     """Return SGD that decays weights, but neither biases nor BatchNorm's scales and shifts."""
     clip = config.clip or 0.0
     parameters = list(student.parameters())
@@ -29,17 +30,16 @@ def make_optimizer(student: nn.Module, config: RecoverConfig) -> torch.optim.SGD
             "clip": VECTOR_FACTOR * clip,
         },
     ]
-    return torch.optim.SGD(
+    return SGD(
         groups,
         lr=config.lr or USUAL_RATE,  # of every step: that of recover.schedule
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
-        foreach=True,
     )
 
 
 @torch.no_grad()
-def clip_gradients(optimizer: torch.optim.SGD) -> None:
+def clip_gradients(optimizer: SGD) -> None:
     """Shorten, in place, gradients that are long beside what they change; nothing waits.
 
     Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171, eq. 3), by tensor: a gradient
@@ -64,7 +64,7 @@ def clip_gradients(optimizer: torch.optim.SGD) -> None:
         torch._foreach_mul_(found, factors)
 
 
-def momentum_of(optimizer: torch.optim.SGD, student: nn.Module) -> dict[str, Tensor]:
+def momentum_of(optimizer: SGD, student: nn.Module) -> dict[str, Tensor]:
     """Return the momentum of the parameters that have some, by name."""
     return {
         name: optimizer.state[parameter]["momentum_buffer"]
@@ -73,9 +73,7 @@ def momentum_of(optimizer: torch.optim.SGD, student: nn.Module) -> dict[str, Ten
     }
 
 
-def give_momentum(
-    optimizer: torch.optim.SGD, student: nn.Module, momentum: Mapping[str, Tensor]
-) -> None:
+def give_momentum(optimizer: SGD, student: nn.Module, momentum: Mapping[str, Tensor]) -> None:
     """Let the parameters that are named go on with copies, in their own memory format."""
     for name, parameter in student.named_parameters():
         if name in momentum:
