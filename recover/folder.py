@@ -271,11 +271,11 @@ class RunFolder:
 
 
 def refuse_no_folder(path: Path) -> None:
-    """Raise a ConfigError if something is at ``path`` that is no folder."""
-    if path.is_dir() or not os.path.lexists(path):
-        return
-    found = "a file" if path.exists() else "a symlink that leads nowhere"
-    raise ConfigError(f"--out {path}: found {found}, expected a folder")
+    """Raise a ConfigError if something at ``path``, or above it, is no folder."""
+    there = next(filter(os.path.lexists, (path, *path.parents)))
+    if not there.is_dir():
+        found = "a file" if there.exists() else "a symlink that leads nowhere"
+        raise ConfigError(f"--out {there}: found {found}, expected a folder")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -256,7 +256,7 @@ def test_a_link_that_leads_nowhere_is_no_folder(
 
     with pytest.raises(ConfigError, match=words):
         prune_student(NOTHING, tiny_teacher, None, out, overwrite=True)
-    for folder in (out, tmp_path / "levels"):
+    for folder in (out, out / "below", tmp_path / "levels"):
         with pytest.raises(ConfigError, match=words):
             plan_levels([NOTHING], tiny_teacher, dreams, None, folder)
     assert {path.name for path in tmp_path.iterdir()} == {"out", "levels"}
