@@ -18,6 +18,7 @@ from shared.files import (
     make_folder_of,
     naming,
     next_of,
+    remove_link,
     remove_stale_temporaries,
     temporary_folder,
 )
@@ -120,6 +121,7 @@ def _alone_at(out: Path) -> Iterator[None]:
 
 
 def _finish(out: Path) -> None:
+    remove_link(next_of(out))
     if not _waits(out):
         return
     if any(not path.name.startswith(".") for path in next_of(out).iterdir()):

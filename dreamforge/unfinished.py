@@ -11,7 +11,7 @@ from pathlib import Path
 from shared.begun import BegunInterrupt
 from shared.dreams import DreamBatch
 from shared.errors import DreamforgeError, DreamSetError
-from shared.files import atomic_path, naming
+from shared.files import atomic_path, naming, remove_link
 from shared.shards import read_shard
 
 _NOTE = ".rows"  # hidden, as what is no part of a set
@@ -39,6 +39,7 @@ def unfinished_folder(out: Path, rows: str) -> Iterator[Path]:
     """
     folder = unfinished_of(out)
     with naming(out, folder):
+        remove_link(folder)
         if _note(folder) != rows:
             remove_unfinished(out)
             folder.mkdir()

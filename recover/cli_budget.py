@@ -2,8 +2,10 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,6 +41,7 @@ class Budget:
 
     def __init__(self, text: str | None, steps: int | None) -> None:
         self._started = time.monotonic()
+        self._write: Callable[[], None] | None = None
         self.seconds: float | None = None
         if text is None:
             return
@@ -69,14 +72,14 @@ class Budget:
             eval_data: Likewise.
             num_levels: Likewise.
             overwrite: Choose anew; unless nothing is written, the run begins here once that is
-                done (of a sweep, the record alone is replaced), so it must not overwrite any more.
+                done, so it must not overwrite any more. Of a sweep nothing begins, and the record
+                is left to :meth:`write`.
             write: Likewise.
         """
         assert self.seconds is not None
         from recover.budget import choose_steps, record_of
         from recover.folder import RunFolder
         from recover.preparation import inputs_of, run_arguments
-        from shared.files import write_json
 
         replaces = overwrite and write and setup.group.leads
         if replaces and num_levels is None:
@@ -104,9 +107,20 @@ class Budget:
             if num_levels is None:
                 run.promise(record)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(run.budget, record)
+                self._write = partial(_write, run.budget, record)
         return config
+
+    def write(self) -> None:
+        """Replace the record of a sweep that is overwritten, now that it is certain to be."""
+        if self._write is not None:
+            self._write()
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    from shared.files import make_folder_of, write_json
+
+    make_folder_of(path)
+    write_json(path, record)
 
 
 def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:

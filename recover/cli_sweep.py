@@ -150,6 +150,7 @@ def sweep(
             me,
             progress,
             overwrite=overwrite,
+            promised=time_given.write,
             allow_teacher_mismatch=mismatch,
             command=command_line(),
         )

@@ -9,9 +9,10 @@ from torch import nn
 
 from recover.folder import RunFolder
 from recover.masks import Masks
+from recover.values import config_of
 from shared.architectures import is_factory
 from shared.checkpoint import load_checkpoint, save_network
-from shared.errors import IncompatibleError
+from shared.errors import CheckpointError, IncompatibleError
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, fingerprint, teacher_from_checkpoint
 
@@ -86,6 +87,12 @@ def load_student(path: Path, architecture: str | None = None) -> Student:
         raise IncompatibleError(
             f"{path}: no student of recover (no such metadata in it); expected student.safetensors"
         )
+    try:
+        config_of(facts.get("config", {}))
+    except (TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no student of recover (its config: {error}); repeat its run"
+        ) from error
     recorded = checkpoint.metadata.get("architecture")
     if architecture is None and isinstance(recorded, str) and is_factory(recorded):
         raise IncompatibleError(

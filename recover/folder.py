@@ -1,6 +1,7 @@
 """The output folder: what is in it while a run goes, when it was killed, and when it is done."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 from recover.journal import Journal
 from recover.lock import LOCK_NAME, alone_in
 from recover.next_run import (
+    NEXT_NAME,
     begin_next,
     begun_with,
+    clear_next,
     discard_next,
     is_moving,
     move_out,
@@ -26,6 +29,7 @@ CONTENTS = (
     "contents of --student-weights",
     "contents of --unlabeled",
 )
+FILES = ("student.safetensors", "metrics.jsonl", "checkpoint.pt", "budget.json", "report.json")
 
 
 class RunFolder:
@@ -62,11 +66,8 @@ class RunFolder:
 
     def _work_in(self, place: Path) -> None:
         self._place = place
-        self.student = place / "student.safetensors"
-        self.metrics = place / "metrics.jsonl"
-        self.checkpoint = place / "checkpoint.pt"
-        self.budget = place / "budget.json"
-        self.report = place / "report.json"
+        files = (place / name for name in FILES)
+        self.student, self.metrics, self.checkpoint, self.budget, self.report = files
 
     @classmethod
     def to_read(cls, path: Path) -> "RunFolder":
@@ -102,8 +103,7 @@ class RunFolder:
 
     def refuse_finished(self, *, overwrite: bool) -> None:
         """Raise a ConfigError if the folder cannot take a run; touch nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"--out {self.path}: found a file, expected a folder")
+        refuse_no_folder(self.path)
         if self.report.exists() and not overwrite:
             raise ConfigError(
                 f"--out {self.path}: holds a finished run; choose another folder or --overwrite it"
@@ -137,7 +137,9 @@ class RunFolder:
             )
 
     @contextmanager
-    def begin(self, *, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+    def begin(
+        self, *, overwrite: bool, record: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, Any] | None]:
         """Make the folder ready and yield the state of the unfinished run in it, if any.
 
         Until the block ends, no other process can begin here.
@@ -147,6 +149,7 @@ class RunFolder:
                 is finished, of an unfinished one now. Where the block raises before there is
                 anything to go on with, the finished one has its folder for itself again, unless
                 an earlier call has begun to replace it.
+            record: Of ``--budget``, for a run that overwrites.
 
         Raises:
             CheckpointError: If the unfinished run's state is damaged.
@@ -160,7 +163,9 @@ class RunFolder:
         with alone_in(self.path):
             self._work_in(next_run(self.path) or self.path)  # whoever was in here may be done
             self.refuse_finished(overwrite=overwrite)
-            state = self._state(overwrite=overwrite)
+            if overwrite:
+                self._begin_anew(record)
+            state = self._state()
             try:
                 yield state
             except Exception:
@@ -178,10 +183,8 @@ class RunFolder:
         Raises:
             ConfigError, DreamforgeError: As :meth:`begin`.
         """
-        with self.begin(overwrite=True) as state:
+        with self.begin(overwrite=True, record=record) as state:
             assert state is None, "something is left of the earlier run"
-            if record is not None:
-                write_json(self.budget, record)
 
     def withdraw(self) -> None:
         """Undo :meth:`promise`, where the finished run that was to be replaced is there."""
@@ -191,10 +194,8 @@ class RunFolder:
                 discard_next(self.path)
                 self._work_in(self.path)
 
-    def _state(self, *, overwrite: bool) -> dict[str, Any] | None:
+    def _state(self) -> dict[str, Any] | None:
         """Return what the unfinished run here left, and remove what is of no use."""
-        if overwrite:
-            self._begin_anew()
         for file in self._files:
             remove_stale_temporaries(file)
         if self.checkpoint.exists():
@@ -206,15 +207,19 @@ class RunFolder:
             self.refuse_other_arguments()
         return None
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, record: Mapping[str, Any] | None) -> None:
         if self.is_finished:
             self.finish()  # of one that replaces another, perhaps, and was killed before the end
         discard_next(self.path)
         self._work_in(self.path)
         if self.report.exists() or self.student.exists():
-            self._work_in(begin_next(self.path, self._arguments))
+            records = {} if record is None else {self.budget.name: record}
+            self._work_in(begin_next(self.path, self._arguments, records))
+            return
         for file in self._files:
             file.unlink(missing_ok=True)
+        if record is not None:
+            write_json(self.budget, record)
 
     def save(self, state: Mapping[str, Any], stages: Mapping[str, StageRecord]) -> None:
         """Write the checkpoint, atomically: the state of a distillation, and what was judged."""
@@ -229,13 +234,15 @@ class RunFolder:
 
     def tidy(self) -> None:
         """End a finished run that may have been killed just before it did so itself."""
-        if not (self.is_replacing or self.checkpoint.exists()):
+        left = (self.checkpoint, self.path / LOCK_NAME, self.path / NEXT_NAME)
+        if not any(file.exists() for file in left):
             return
         # Where nothing can be written nothing needs to be; whoever is at work here does it.
         with suppress(OSError, DreamforgeError), alone_in(self.path):
             self._work_in(next_run(self.path) or self.path)
             if self.is_finished:
                 self.finish()
+                clear_next(self.path)
 
     def unfinished_arguments(self) -> dict[str, Any] | None:
         """Return those of the unfinished run here; None where there is none, or nobody knows.
@@ -261,6 +268,14 @@ class RunFolder:
                 f"--out {self.path}: holds an unfinished run with {', '.join(changes[:3])}; "
                 "repeat its command to go on, or start again with --overwrite"
             )
+
+
+def refuse_no_folder(path: Path) -> None:
+    """Raise a ConfigError if something at ``path``, or above it, is no folder."""
+    there = next(filter(os.path.lexists, (path, *path.parents)))
+    if not there.is_dir():
+        found = "a file" if there.exists() else "a symlink that leads nowhere"
+        raise ConfigError(f"--out {there}: found {found}, expected a folder")
 
 
 def _is_same(one: Path, other: Path) -> bool:

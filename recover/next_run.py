@@ -6,11 +6,18 @@ the report last; a move that was cut short is ended by whoever comes next.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shared.errors import DreamSetError
-from shared.files import fsync_folder, write_json
+from shared.files import (
+    fsync_folder,
+    remove_link,
+    remove_stale_temporaries,
+    temporary_folder,
+    write_json,
+)
 from shared.manifest import parse_json
 
 NEXT_NAME = ".recover.next"
@@ -31,16 +38,24 @@ def next_run(folder: Path) -> Path | None:
     return place if is_begun else None
 
 
-def begin_next(folder: Path, arguments: Mapping[str, Any]) -> Path:
+def begin_next(
+    folder: Path, arguments: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> Path:
     """Make a place for a run that is to take that of the one in ``folder``, and return it.
 
+    It is there with all that is recorded of the run, or not at all.
+
     Args:
-        folder: Of the run.
+        folder: Of the run; no other one has begun in it.
         arguments: What decides the result; not empty.
+        records: What else is known of it, by the name of its file.
     """
     place = folder / NEXT_NAME
-    place.mkdir(exist_ok=True)
-    write_json(place / _BEGUN, dict(arguments))
+    with temporary_folder(place) as new:
+        for name, record in {**records, _BEGUN: arguments}.items():
+            write_json(new / name, dict(record))
+        new.rename(place)
+    fsync_folder(folder)
     return place
 
 
@@ -81,8 +96,18 @@ def move_out(folder: Path, files: Sequence[str]) -> None:
 
 def discard_next(folder: Path) -> None:
     """Remove a run that was to take the place of the one in ``folder``, which stays."""
-    if _is_there(folder / NEXT_NAME):
-        shutil.rmtree(folder / NEXT_NAME)
+    place = folder / NEXT_NAME
+    remove_stale_temporaries(place)
+    remove_link(place)
+    if place.exists():
+        shutil.rmtree(place)
+
+
+def clear_next(folder: Path) -> None:
+    """Remove what a process that was killed here left, but for anything that could be a run."""
+    remove_stale_temporaries(folder / NEXT_NAME)
+    with suppress(OSError):  # it is not there, or not empty
+        (folder / NEXT_NAME).rmdir()
 
 
 def _is_there(place: Path) -> bool:

@@ -8,8 +8,11 @@ from pathlib import Path
 from PIL import Image
 
 from recover.bounds import remarks_on
+from recover.folder import FILES
 from recover.html_report import BEGINNING, to_html
+from recover.lock import LOCK_NAME
 from recover.markdown_report import to_markdown
+from recover.next_run import NEXT_NAME
 from recover.page import ORIGIN, compose
 from recover.results import Result, find_results, require_one_teacher
 from recover.tables import Table, levels_table
@@ -51,7 +54,8 @@ def publish(
         overwrite: Replace a page that is there, and its Markdown; nothing else ever is.
 
     Raises:
-        ConfigError: If a file is there that may not be replaced, or both would be the same.
+        ConfigError: If a file is there that may not be replaced, both would be the same, or the
+            page has the name of a run's file.
         InputFileError: If a folder holds no finished run, or a file is damaged.
         IncompatibleError: If the runs are of several teachers.
     """
@@ -60,6 +64,8 @@ def publish(
         raise ConfigError(f"--out {out}: found the name of the Markdown, expected an .html")
     refuse_taken(out, BEGINNING, overwrite=overwrite)
     refuse_taken(markdown, f"## {ORIGIN}\n", overwrite=overwrite)
+    if out.name in (*FILES, LOCK_NAME, NEXT_NAME):  # not there yet, in the folder of a run
+        raise ConfigError(f"--out {out}: found the name of a run's own file, expected an .html")
     results, remarks = find_results(folders)
     best, more = find_results(bounds)
     remarks += [*more, *remarks_on(results, best)]

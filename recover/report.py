@@ -1,13 +1,12 @@
 """What a recovery run found, as a record that programs read."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from recover.costs import Costs
 from recover.masks import LayerCount
+from recover.values import config_of, count, fraction, mapping, number, optional_number
 from shared.errors import InputFileError
 
 STAGES = ("teacher", "pruned", "repaired", "recovered")
@@ -190,15 +189,15 @@ class RecoveryReport:
         """
         try:
             return cls(
-                sparsity=_number(_fraction(record["sparsity"])),
+                sparsity=number(fraction(record["sparsity"])),
                 **{name: _stage(record[name]) for name in STAGES},
-                seconds=_number(record["seconds"]),
+                seconds=number(record["seconds"]),
                 out=str(record["out"]),
-                num_weights=_count(record["num_weights"]),
-                num_kept=_count(record["num_kept"]),
+                num_weights=count(record["num_weights"]),
+                num_kept=count(record["num_kept"]),
                 layers=tuple(map(_layer, record["layers"])),
-                config=_config(record["config"]),
-                provenance=dict(_mapping(record["provenance"])),
+                config=config_of(record["config"]),
+                provenance=dict(mapping(record["provenance"])),
                 warnings=tuple(map(str, record["warnings"])),
                 classes=tuple(_known(ClassRecord, entry) for entry in record.get("classes", ())),
                 costs=_known(Costs, record["costs"]) if record.get("costs") else None,
@@ -210,84 +209,38 @@ class RecoveryReport:
             ) from error
 
 
-def _config(record: Any) -> dict[str, Any]:
-    """Return the config, whose values have their types as far as anything goes by them."""
-    config = dict(_mapping(record))
-    for name in ("sparsity", "steps"):
-        _number(config.get(name, 0))
-    _optional_number(config.get("channels"))
-    for name in ("student", "pattern", "schedule", "importance", "allocation"):
-        _optional_text(config.get(name))
-    return config
-
-
 def _stage(record: Any) -> StageRecord:
     return StageRecord(
-        accuracy=_fraction(record["accuracy"]),
-        agreement=_fraction(record["agreement"]),
-        agreement_on_dreams=_fraction(record["agreement_on_dreams"]),
-        sparsity=_number(record["sparsity"]),
-        num_nonzero=_count(record["num_nonzero"]),
-        agreement_on_varied=_fraction(record.get("agreement_on_varied")),
-        divergence=_optional_number(record.get("divergence")),
-        score=_fraction(record.get("score")),
-        score_error=_optional_number(record.get("score_error")),
-        auroc=_fraction(record.get("auroc")),
+        accuracy=fraction(record["accuracy"]),
+        agreement=fraction(record["agreement"]),
+        agreement_on_dreams=fraction(record["agreement_on_dreams"]),
+        sparsity=number(record["sparsity"]),
+        num_nonzero=count(record["num_nonzero"]),
+        agreement_on_varied=fraction(record.get("agreement_on_varied")),
+        divergence=optional_number(record.get("divergence")),
+        score=fraction(record.get("score")),
+        score_error=optional_number(record.get("score_error")),
+        auroc=fraction(record.get("auroc")),
     )
 
 
 def _layer(record: Any) -> LayerCount:
     return LayerCount(
         name=str(record["name"]),
-        shape=tuple(_count(size) for size in record["shape"]),
-        kept=_count(record["kept"]),
+        shape=tuple(count(size) for size in record["shape"]),
+        kept=count(record["kept"]),
     )
 
 
 def _known(kind: Any, record: Any) -> Any:
     """Return a flat record of numbers and strings as its dataclass."""
     names = {field.name: field.type for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in _mapping(record).items() if name in names}
+    values = {name: value for name, value in mapping(record).items() if name in names}
     for name, value in values.items():
         if names[name] is str:
             values[name] = str(value)
         elif value is not None:
-            values[name] = _count(value) if "int" in str(names[name]) else _number(value)
+            values[name] = count(value) if "int" in str(names[name]) else number(value)
         elif "None" not in str(names[name]):
             raise TypeError(f"{name} is missing")
     return kind(**values)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"found {type(value).__name__}, expected an object")
-    return value
-
-
-def _fraction(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not 0 <= _number(value) <= 1:
-        raise ValueError(f"found {value!r:.40}, expected a fraction")
-    return float(value)
-
-
-def _optional_number(value: Any) -> float | None:
-    return None if value is None else _number(value)
-
-
-def _optional_text(value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"found {value!r:.40}, expected text")
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"found {value!r:.40}, expected a number")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"found {value!r:.40}, expected a whole number")
-    return value

@@ -1,7 +1,7 @@
 """One run per level, side by side in one folder: finished ones stay, interrupted ones go on."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any
 
 from recover.config import RecoverConfig
 from recover.finished import arguments_of, asked_arguments
-from recover.folder import RunFolder, changed_arguments
+from recover.folder import RunFolder, changed_arguments, refuse_no_folder
 from recover.pipeline import recover_student
 from recover.results import Result, read_report, read_result
 from recover.starts import choose_start, is_choosy
 from shared.begun import begun
 from shared.dreamset import DreamSet
-from shared.errors import ConfigError, IncompatibleError
+from shared.errors import IncompatibleError
 from shared.evaldata import EvalData
 from shared.progress import Progress, ProgressCallback, ignore_progress
 from shared.teacher import Teacher
@@ -133,8 +133,7 @@ def plan_levels(
         IncompatibleError: If a finished or interrupted level has other arguments.
         InputFileError: If a level's report cannot be read.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: found a file, expected a folder")
+    refuse_no_folder(out)
     levels: list[Level] = []
     for number, asked in enumerate(configs):
         path = out / folder_name(asked)
@@ -142,6 +141,7 @@ def plan_levels(
         arguments = asked_arguments(config, teacher, dreams, eval_data)
         inputs = (teacher.spec.path, config.student_weights)
         folder = RunFolder(path, arguments, inputs)
+        refuse_no_folder(path)
         folder.refuse_to_lose(overwrite=overwrite)
         level = Level(
             number=number,
@@ -164,6 +164,7 @@ def run_sweep(
     progress: ProgressCallback = ignore_progress,
     *,
     overwrite: bool = False,
+    promised: Callable[[], None] | None = None,
     **options: Any,
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
@@ -181,6 +182,7 @@ def run_sweep(
         progress: Told of each level under its folder's name.
         overwrite: Replace what is there. All levels begin before the first one runs, so that a
             later call without it goes on with all of them.
+        promised: Called when they have; where it raises, none has.
         **options: ``allow_teacher_mismatch`` and ``command`` of recover_student.
 
     Raises:
@@ -192,7 +194,7 @@ def run_sweep(
         if level.state == FINISHED:
             RunFolder(level.folder, {}).tidy()
     if overwrite:
-        _promise(mine)
+        _promise(mine, promised)
     with begun():
         for level in mine:
             below = [
@@ -216,12 +218,14 @@ def run_sweep(
     return mine
 
 
-def _promise(levels: Sequence[Level]) -> None:
+def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> None:
     """Begin all of the levels, or leave what is there as it is."""
     with ExitStack() as undo:
         for level in levels:
             undo.callback(RunFolder(level.folder, {}).withdraw)
             level.promise()
+        if promised is not None:
+            promised()
         undo.pop_all()
 
 
@@ -239,7 +243,7 @@ def _as_begun(
     if not below or not is_choosy(config, below[-1], teacher):
         return config
     begun = (_arguments_in(RunFolder(path, {})) or {}).get("--warm-start")
-    starts = {0.0, *(other.sparsity for other in below)}
+    starts = [0.0, *(other.sparsity for other in below)]
     return dataclasses.replace(config, warm_start=begun) if begun in starts else config
 
 

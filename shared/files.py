@@ -134,6 +134,12 @@ def remove_stale_temporaries(*paths: Path) -> None:
                 _remove(leftover)
 
 
+def remove_link(path: Path) -> None:
+    """Remove ``path`` where it is a symlink; what it leads to is somebody else's, and stays."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

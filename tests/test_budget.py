@@ -20,6 +20,7 @@ from recover.budget import (
 )
 from recover.cli import main
 from recover.cli_budget import remark
+from recover.lock import alone_in
 from recover.pace import Pace, measure_pace
 from recover.preparation import Setup, prepare
 from shared.checkpoint import to_safetensors
@@ -399,3 +400,36 @@ def test_a_sweep_gives_every_level_the_same_steps(
     assert steps == [56, 56]
     assert refused.exit_code == 2
     assert "--overwrite and 2 workers" in refused.stderr
+
+
+def test_a_sweep_that_replaces_nothing_leaves_the_record(
+    runner: CliRunner,
+    dreams: DreamSet,
+    tmp_path: Path,
+    pace: list[Pace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "levels"
+    sweep = ["sweep", *QUICK, "--dreams", str(dreams.path), "--out", str(out), "--sparsity", "0.9"]
+    sweep += ["--budget"]
+    first = runner.invoke(main, [*sweep, "30s"])
+    before = (out / "budget.json").read_bytes()
+
+    with alone_in(out / "s0.9"):
+        busy = runner.invoke(main, [*sweep, "20s", "--overwrite"])
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.files.write_json", full)
+        unwritable = runner.invoke(main, [*sweep, "20s", "--overwrite"])
+
+    assert first.exit_code == 0, first.output
+    assert busy.exit_code == unwritable.exit_code == 1
+    assert "another process is at work" in busy.stderr
+    assert "No space left" in unwritable.stderr
+    assert (out / "budget.json").read_bytes() == before
+    assert not list(out.glob("*/.recover.next"))
+    assert runner.invoke(main, [*sweep, "20s", "--overwrite"]).exit_code == 0
+    assert json.loads((out / "budget.json").read_text())["budget"] == 20
+
+
+def full(path: Path, _: object) -> None:
+    raise OSError(28, "No space left on device", str(path))

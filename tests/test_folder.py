@@ -242,3 +242,21 @@ def test_a_finished_run_where_nothing_can_be_written_is_finished(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     assert finished_report(NOTHING, tiny_teacher, dreams, None, tmp_path).out == str(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "out"])
+def test_a_link_that_leads_nowhere_is_no_folder(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, target: str
+) -> None:
+    out = tmp_path / "out"
+    out.symlink_to(tmp_path / target)
+    (tmp_path / "levels").mkdir()
+    (tmp_path / "levels" / "s0.8").symlink_to(out)
+    words = "found a symlink that leads nowhere, expected a folder"
+
+    with pytest.raises(ConfigError, match=words):
+        prune_student(NOTHING, tiny_teacher, None, out, overwrite=True)
+    for folder in (out, out / "below", tmp_path / "levels"):
+        with pytest.raises(ConfigError, match=words):
+            plan_levels([NOTHING], tiny_teacher, dreams, None, folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "levels"}

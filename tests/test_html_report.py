@@ -305,6 +305,9 @@ def test_a_report_reads_back_as_it_was_written(levels: Path):
         {"config": {"student": 3}},
         {"config": {"pattern": {}}},
         {"config": {"schedule": 1, "importance": None}},
+        {"config": {"seed": []}},
+        {"config": {"holdout": {}}},
+        {"config": {"warm_start": []}},
         {"classes": [{"label": "x"}]},
         {"classes": [1]},
         {"costs": {"macs_dense": 1}},
@@ -387,6 +390,16 @@ def test_names_that_are_no_text_are_drawn_all_the_same(
     published = publish(folders, tmp_path / "r.html")
 
     check(published.html.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["report.json", "checkpoint.pt", ".recover.next"])
+def test_no_page_is_called_as_a_run_calls_its_own(levels: Path, tmp_path: Path, name: str):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+
+    with pytest.raises(ConfigError, match=f"{name}: found the name of a run's own file"):
+        publish([levels], unfinished / name)
+    assert not list(unfinished.iterdir())
 
 
 @pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "page.html", "page.md"])

@@ -10,6 +10,7 @@ from recover_fixtures import blob_dreams, quick_config
 
 from recover.finished import finished_report
 from recover.folder import RunFolder
+from recover.lock import LOCK_NAME, alone_in
 from recover.next_run import NEXT_NAME
 from recover.oneshot import prune_student
 from recover.pipeline import recover_student
@@ -68,7 +69,7 @@ def test_a_run_that_is_killed_leaves_the_old_one_or_the_new_one(tmp_path: Path) 
         elif found[-1] == "old":  # nothing had begun
             finish(path, "new", overwrite=True)
         RunFolder(path, {}).tidy()
-        assert {**contents(path), ".recover.lock": ""} == {**NEW, ".recover.lock": ""}
+        assert contents(path) == NEW
         number += 1
     assert found == sorted(found, reverse=True)
     assert set(found) == {"old", "new"}
@@ -185,3 +186,52 @@ def test_a_run_in_the_place_of_another_goes_on_where_it_was_stopped(
     for name in ("student.safetensors", "metrics.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (out / NEXT_NAME).exists()
+
+
+def test_a_link_in_the_place_of_the_next_run_is_not_followed(tmp_path: Path) -> None:
+    path, other = tmp_path / "run", tmp_path / "other"
+    finish(path, "old", overwrite=False)
+    finish(other, "other", overwrite=False)
+    (path / NEXT_NAME).symlink_to(other)
+
+    finish(path, "new", overwrite=True)
+
+    assert contents(path) == NEW
+    assert contents(other) == dict.fromkeys(NEW, "other")
+
+
+def test_a_run_that_is_killed_while_it_begins_has_begun_with_its_budget(tmp_path: Path) -> None:
+    found, number, done = [], 0, False
+    while not done:
+        path = tmp_path / str(number)
+        finish(path, "old", overwrite=False)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(number, patch)
+            try:
+                RunFolder(path, {"--text": "new"}).promise({"steps": 5})
+                done = True
+            except Killed:
+                pass
+        folder = RunFolder(path, {})
+        found.append(folder.is_replacing)
+        assert folder.budget.exists() == folder.is_replacing
+        number += 1
+    assert found == sorted(found)
+    assert set(found) == {False, True}
+
+
+def test_what_a_killed_process_left_of_its_place_goes(tmp_path: Path) -> None:
+    finish(tmp_path, "old", overwrite=False)
+    (tmp_path / NEXT_NAME).mkdir()
+    with alone_in(tmp_path):  # of a process that is at work
+        RunFolder(tmp_path, {}).tidy()
+        assert {NEXT_NAME, LOCK_NAME} <= {path.name for path in tmp_path.iterdir()}
+
+    RunFolder(tmp_path, {}).tidy()
+    assert {path.name for path in tmp_path.iterdir()} == NEW.keys()
+
+    (tmp_path / LOCK_NAME).touch()
+    (tmp_path / NEXT_NAME).mkdir()
+    (tmp_path / NEXT_NAME / "checkpoint.pt").touch()  # of hours, perhaps
+    RunFolder(tmp_path, {}).tidy()
+    assert {path.name for path in tmp_path.iterdir()} == {*NEW, NEXT_NAME}

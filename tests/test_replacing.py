@@ -199,3 +199,15 @@ def test_what_a_killed_merge_left_is_removed_by_the_next(
 
     assert left.name.endswith(".tmp")
     assert names(out.parent) == ["dreams-00000-of-00001.h5", "dreams.h5"]
+
+
+def test_a_link_where_the_new_set_is_to_wait_is_not_followed(tmp_path: Path) -> None:
+    source, out = write_old(tmp_path / "new", 2), write_old(tmp_path / "old", 1)
+    elsewhere = write_old(tmp_path / "elsewhere", 1).parent
+    next_of(out).symlink_to(elsewhere)
+
+    replace(source, out, 2)
+
+    assert digest_of(out)
+    assert names(out.parent) == names(source.parent)
+    assert names(elsewhere) == ["dreams-00000-of-00001.h5", "dreams.h5"]

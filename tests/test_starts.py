@@ -15,6 +15,7 @@ from recover.allocation import choose_masks
 from recover.config import RecoverConfig
 from recover.export import load_student, save_student
 from recover.importance import prunable_weights
+from recover.next_run import NEXT_NAME
 from recover.preparation import resolved
 from recover.starts import choose_start, starved_layer
 from recover.sweep import (
@@ -28,6 +29,7 @@ from recover.sweep import (
 )
 from recover.warm_start import masks_of_zeros, warm_starts
 from shared.dreamset import DreamSet
+from shared.errors import IncompatibleError
 from shared.progress import Progress
 from shared.teacher import Teacher
 
@@ -207,3 +209,14 @@ def test_two_thirds_of_what_a_layer_needs_are_enough(left: int, starved: bool) -
     found = starved_layer(student, choose_masks(teacher, config, config.sparsity).kept)
 
     assert found == (f"{left} weights are left in 2.weight, and it needs 9" if starved else None)
+
+
+def test_a_recorded_start_that_is_no_number_is_one_line(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path
+) -> None:
+    place = tmp_path / "s0.98" / NEXT_NAME
+    place.mkdir(parents=True)
+    (place / "arguments.json").write_text('{"--warm-start": []}')
+
+    with pytest.raises(IncompatibleError, match="holds an unfinished run with"):
+        plan_levels(configs(0.5, 0.98), tiny_teacher, dreams, None, tmp_path)

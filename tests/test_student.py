@@ -364,3 +364,15 @@ def test_the_teachers_images_are_the_ones_that_count(tiny_teacher: Teacher) -> N
     network = random_network("resnet8_b", tiny_teacher.spec, 0)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     assert first.in_channels == IMAGE_SHAPE[0]
+
+
+@pytest.mark.parametrize("config", [[], {"seed": []}, {"holdout": "0.1"}], ids=str)
+def test_a_student_with_a_damaged_record_is_one_line(
+    tiny_teacher: Teacher, tmp_path: Path, config: object
+) -> None:
+    path = tmp_path / "student.safetensors"
+    record = {**tiny_teacher.spec.to_json(), "recover": {"config": config}}
+    save_network(path, tiny_teacher.network, record)
+
+    with pytest.raises(CheckpointError, match="damaged, or no student of recover"):
+        load_student(path)

@@ -202,3 +202,19 @@ def test_the_command_says_that_it_goes_on_and_the_old_set_is_there(
 
     assert CliRunner().invoke(main, words).exit_code == 0
     assert DreamSet.open(out).manifest.synthesis["seed"] == 1
+
+
+def test_a_link_in_the_place_of_what_waits_is_not_followed(photos: Path, tmp_path: Path) -> None:
+    out, network = tmp_path / "out" / "set.h5", Counted()
+    network.stops_at = 8
+    with pytest.raises(KeyboardInterrupt):
+        make("import", photos, out, network)
+    elsewhere = unfinished_of(out).rename(tmp_path / "elsewhere")
+    before = contents(elsewhere)
+    unfinished_of(out).symlink_to(elsewhere)
+
+    make("import", photos, out, Counted())
+
+    assert len(DreamSet.open(out)) == NUM_IMAGES
+    assert contents(elsewhere) == before
+    assert not unfinished_of(out).is_symlink()
