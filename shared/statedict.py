@@ -178,9 +178,9 @@ def under_shared_prefix(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every prefix that all BatchNorm layers share, and the tensors under it, freed of it.
 
-    Without any, it is that of all tensors. A network that was part of a larger one (``backbone.``, ``model.encoder.``) is under one of
-    them; what is not (a loss with weights, counters of metrics) did not belong to it. The shortest
-    prefix comes first.
+    Without any, it is that of all tensors. A network that was part of a larger one (``backbone.``,
+    ``model.encoder.``) is under one of them; what is not (a loss with weights, counters of metrics)
+    did not belong to it. The shortest prefix comes first.
     """
     parents = [name.split(".")[:-2] for name in tensors if name.endswith(".running_mean")]
     parents = parents or [name.split(".")[:-1] for name in tensors]

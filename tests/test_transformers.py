@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared.architectures import build_network, find_candidate
+from shared.architectures import build_network, build_skeleton, find_candidate
 from shared.at_hand import teacher_at_hand
-from shared.checkpoint import load_checkpoint, save_network
+from shared.checkpoint import Checkpoint, load_checkpoint, save_network
 from shared.errors import CheckpointError, ConfigError
-from shared.teacher import load_teacher
+from shared.teacher import load_teacher, teacher_from_checkpoint
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
@@ -290,6 +290,15 @@ def test_a_model_of_timm_at_hand_is_shown_what_its_dreams_were_made_with() -> No
     with teacher_at_hand(model, spec=recorded) as teacher:
         assert teacher.spec.image_shape == (3, 32, 32)
         assert (teacher.spec.mean, teacher.spec.std) == ((0.1,) * 3, (0.9,) * 3)
+
+
+def test_another_image_size_than_timm_builds_is_told_what_to_do() -> None:
+    name = "timm:vit_tiny_patch16_224"
+    tensors = build_skeleton(lambda: build_network(name, num_classes=3)).state_dict()
+    tensors["pos_embed"] = torch.zeros(1, 5, 192)
+    message = r"pos_embed is \(1, 5, 192\), expected .*another image size.*--arch package\.module"
+    with pytest.raises(CheckpointError, match=message):
+        teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}), architecture=name)
 
 
 def test_a_model_of_timm_at_hand_brings_its_preprocessing() -> None:
