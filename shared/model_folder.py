@@ -2,6 +2,7 @@
 
 ``config.json`` is of a model of transformers, or of timm; ``preprocessor_config.json`` says how
 the former wants its images. Both are somebody else's: what makes no sense in them is passed over.
+Neither library is needed to read them; where transformers is there, its word counts.
 """
 
 import importlib.util
