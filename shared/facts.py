@@ -267,7 +267,7 @@ def _why(candidate: Candidate, what: str) -> str:
     """Say where an assumption comes from; of somebody's own network nothing is known."""
     if is_factory(candidate.name):
         return f"a guess, since nothing is known of {candidate.name}"
-    return f"the usual {what} of {candidate.name}"
+    return (what == "ones" and candidate.usual().doubt) or f"the usual {what} of {candidate.name}"
 
 
 def _scaling(convention: Convention) -> str:

@@ -118,7 +118,19 @@ def find_architecture(
             f"{origin}: {_what_it_is(checkpoint)}, and the dreams were made from a {name}: another "
             f"network ({nearest}); pass the teacher that the dreams were made from"
         )
-    raise nearest
+    raise nearest if name is None or is_factory(name) else _advising(nearest)
+
+
+def _advising(refusal: NoFitError) -> NoFitError:
+    """Say what helps where a network of that name was built with arguments of its own."""
+    factory = "package.module:factory"
+    if factory in str(refusal):
+        return refusal
+    return NoFitError(
+        f"{refusal}; where it was built with other arguments (another image size, say): a factory "
+        f"of your own that does so, --arch {factory}",
+        refusal.num_wrong,
+    )
 
 
 def told_apart(match: Match, tensors: Mapping[str, Tensor], facts: Facts) -> Match:

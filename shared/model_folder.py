@@ -2,18 +2,17 @@
 
 ``config.json`` is of a model of transformers, or of timm; ``preprocessor_config.json`` says how
 the former wants its images. Both are somebody else's: what makes no sense in them is passed over.
+Neither library is needed to read them; where transformers is there, its word counts.
 """
 
 import importlib.util
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.architectures import transformers_models
+from shared.architectures import transformers_images, transformers_models
 from shared.errors import CheckpointError
-from shared.records import read_numbers
 from shared.spec import SIGMOID, SOFTMAX
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the safer one first
@@ -68,14 +67,24 @@ def facts_in(
         return _of_timm(timm, config)
     if not isinstance(config.get("model_type"), str):
         return {}, ()
-    facts: dict[str, Any] = {"architecture": transformers_models.name_of(config)}
+    kind = config["model_type"]
+    scaling, remark = transformers_images.scaling_of(kind, images) if images else (None, "")
+    is_swapped = scaling is not None and scaling.is_swapped
+    facts: dict[str, Any] = {
+        "architecture": transformers_models.name_of(config, is_swapped=is_swapped)
+    }
     names = _names(config.get("id2label"))
     if names is not None:
         facts["class_names"] = names
     problem = config.get("problem_type")
     if isinstance(problem, str) and problem in _ANSWERS:
         facts["answers"] = _ANSWERS[problem]
-    return facts | _preprocessing(images), ()
+    size = _size(images)
+    if size is not None:
+        facts["image_shape"] = [3, *size]
+    if scaling is not None:
+        facts |= {"mean": list(scaling.mean), "std": list(scaling.std)}
+    return facts, (remark,) if remark else ()
 
 
 def _of_timm(name: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -101,33 +110,6 @@ def _of_timm(name: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], tupl
     return facts, tuple(notes)
 
 
-def _preprocessing(images: Mapping[str, Any]) -> dict[str, Any]:
-    """Return size, mean and std for pixels in [0, 1] of what transformers does to images.
-
-    That is ``inputs = (255 pixels * factor - offset - mean) / std``, and for EfficientNets with
-    ``include_top`` once more ``/ std``.
-    """
-    facts: dict[str, Any] = {}
-    size = _size(images)
-    if size is not None:
-        facts["image_shape"] = [3, *size]
-    mean, std = _numbers(images.get("image_mean")), _numbers(images.get("image_std"))
-    if images.get("do_normalize") is False:
-        mean, std = (0.0,), (1.0,)
-    if mean is None or std is None or len(mean) != len(std):
-        return facts
-    scale, offset = 1.0, 0.0
-    if images.get("do_rescale") is False:
-        scale = 255.0
-    elif (factor := _numbers(images.get("rescale_factor"))) is not None:
-        scale, offset = 255.0 * factor[0], 1.0 if images.get("rescale_offset") is True else 0.0
-    once_more = images.get("include_top") is True
-    if scale > 0 and math.isfinite(scale):
-        facts["mean"] = [(value + offset) / scale for value in mean]
-        facts["std"] = [value * (value if once_more else 1) / scale for value in std]
-    return facts
-
-
 def _size(images: Mapping[str, Any]) -> list[int] | None:
     """Return ``[H, W]``: of the crop, where one is cut out, else what images are resized to."""
     crop = images.get("do_center_crop") is not False and images.get("crop_size")
@@ -150,10 +132,6 @@ def _names(record: Any) -> list[str] | None:
     given = [name for name in names if isinstance(name, str)]
     invented = [f"LABEL_{number}" for number in range(len(record))]
     return None if len(given) != len(record) or given == invented else given
-
-
-def _numbers(value: Any) -> tuple[float, ...] | None:
-    return read_numbers([value] if isinstance(value, (int, float)) else value)
 
 
 def _read(path: Path) -> dict[str, Any]:

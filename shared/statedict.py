@@ -70,10 +70,12 @@ def unnest(value: Any, origin: str) -> tuple[dict[str, Tensor], dict[str, Any], 
 
 def _chosen(record: Mapping[Any, Any], nest: str) -> list[str]:
     """Say so where another key holds a network's weights, too."""
+    own = _shapes_in(record[nest])
     others = [
         str(key)
         for key, value in record.items()
-        if key != nest and isinstance(value, Mapping) and _has_norms(value)
+        if key != nest and isinstance(value, Mapping)
+        if _has_norms(value) or (len(own) > 1 and _shapes_in(value) == own)
     ]
     if not others:
         return []
@@ -110,6 +112,25 @@ def _has_tensors(value: Mapping[Any, Any]) -> bool:
         for record in (value, *(inner for inner in inside if isinstance(inner, Mapping)))
         for name, item in record.items()
     )
+
+
+def _shapes_in(value: Mapping[Any, Any]) -> dict[str, torch.Size]:
+    """Return the shapes of the tensors in a dict, or in the state dict inside it."""
+    for record in (value, *(value.get(key) for key in NESTS)):
+        tensors = _of_network(record) if isinstance(record, Mapping) else {}
+        if tensors:
+            return {name: tensor.shape for name, tensor in with_plain_names(tensors).items()}
+    return {}
+
+
+def _of_network(record: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a dict that a copy of the network has, too: no counters."""
+    return {
+        name: tensor
+        for name, tensor in record.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+        if not name.endswith(("num_batches_tracked", "n_averaged"))
+    }
 
 
 def _has_norms(value: Mapping[Any, Any]) -> bool:
@@ -157,11 +178,12 @@ def under_shared_prefix(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every prefix that all BatchNorm layers share, and the tensors under it, freed of it.
 
-    A network that was part of a larger one (``backbone.``, ``model.encoder.``) is under one of
-    them; what is not (a loss with weights, counters of metrics) did not belong to it. The shortest
-    prefix comes first.
+    Without any, it is that of all tensors. A network that was part of a larger one (``backbone.``,
+    ``model.encoder.``) is under one of them; what is not (a loss with weights, counters of metrics)
+    did not belong to it. The shortest prefix comes first.
     """
     parents = [name.split(".")[:-2] for name in tensors if name.endswith(".running_mean")]
+    parents = parents or [name.split(".")[:-1] for name in tensors]
     shared = parents[0] if parents else []
     for parent in parents:
         same = (a == b for a, b in zip(shared, parent, strict=False))
@@ -213,20 +235,24 @@ def without_companions(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def _networks_alike(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return under which first parts of names the same tensors are; none without BatchNorms."""
+    """Return under which first parts of names the same tensors are."""
     parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in _of_network(tensors).items():
         part, _, rest = name.partition(".")
-        if rest and rest != "n_averaged" and not rest.endswith("num_batches_tracked"):
+        if rest:
             parts.setdefault(part, {})[rest] = tensor
-    shapes = {
-        part: {name: tensor.shape for name, tensor in with_plain_names(inside).items()}
-        for part, inside in parts.items()
-        if _has_norms(inside)
-    }
+    networks = [part for part, inside in parts.items() if _has_norms(inside)]
+    networks = networks or [part for part, inside in parts.items() if _is_network(part, inside)]
+    shapes = {part: _shapes_in(parts[part]) for part in networks}
     first = next(iter(shapes.values()), None)
     is_alike = len(shapes) > 1 and all(each == first for each in shapes.values())
     return list(shapes) if is_alike else []
+
+
+def _is_network(part: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether a part without BatchNorm has layers, and is not one: two of those are alike."""
+    layers = {name.rpartition(".")[0] for name in tensors}
+    return len(layers) > 1 and _BESIDE.search(part) is None
 
 
 def _without(tensors: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:

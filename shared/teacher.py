@@ -181,7 +181,7 @@ def teacher_from_checkpoint(
         path=str(checkpoint.path) if checkpoint.path else None,
         assumptions=(
             *checkpoint.notes,
-            *_converted(tensors),
+            *_converted(checkpoint.tensors),  # as in the file, whatever a library made of them
             *replaced,
             *_hardly_trained(network),
             *match.assumptions,

@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from shared.architectures import build_network, transformers_models
+from shared.architectures import build_network, transformers_images, transformers_models
 from shared.checkpoint import load_checkpoint, to_safetensors
 from shared.errors import CheckpointError, ConfigError
 from shared.model_folder import facts_beside, weights_in
 from shared.teacher import load_teacher
 
 RESNET = {"model_type": "resnet", "depths": [1, 1], "id2label": {"0": "cat", "1": "dog"}}
+
+
+@pytest.fixture(autouse=True)
+def _without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its image processors have a say where they are there: tests/test_transformers_images.py."""
+    monkeypatch.setattr(transformers_images, "is_installed", lambda: False)
 
 
 def folder_of(folder: Path, config: Any = None, images: Any = None) -> Path:
@@ -210,6 +216,15 @@ def test_names_are_settings_in_order_and_nothing_else() -> None:
     config |= {"auto_map": "theirs.py", "transformers_version": "9"}
 
     assert transformers_models.name_of(config) == 'transformers:resnet{"a":[1,"x"],"b":1}'
+
+
+def test_settings_within_settings_are_in_the_name_as_far_as_anybody_writes_them() -> None:
+    half = {"hidden_act": "gelu", "_name_or_path": "/home/me", "model_type": "x", "id2label": {}}
+    deep = {"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}}
+    config = {"model_type": "clip", "vision_config": half, "text_config": {}, "deep": deep}
+
+    name = 'transformers:clip{"vision_config":{"hidden_act":"gelu"}}'
+    assert transformers_models.name_of(config) == name
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared.architectures import build_network, find_candidate
+from shared.architectures import build_network, build_skeleton, find_candidate
 from shared.at_hand import teacher_at_hand
-from shared.checkpoint import load_checkpoint, save_network
+from shared.checkpoint import Checkpoint, load_checkpoint, save_network
 from shared.errors import CheckpointError, ConfigError
-from shared.teacher import load_teacher
+from shared.teacher import load_teacher, teacher_from_checkpoint
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
 
+HALF = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
+HALF |= {"num_attention_heads": 2, "intermediate_size": 32}
 SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2]},
     "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
@@ -35,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32},
     "swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
     | {"window_size": 4},
+    "clip": {"vision_config": HALF | {"hidden_act": "gelu"}, "text_config": {"vocab_size": 50}},
 }
 LABELS = {"id2label": {0: "cat", 1: "dog", 2: "eel"}, "label2id": {"cat": 0, "dog": 1, "eel": 2}}
 
@@ -54,9 +57,10 @@ def saved(folder: Path, kind: str, **settings: Any) -> torch.nn.Module:
                 module.momentum = 0.5
         with torch.no_grad():
             for _ in range(8):  # until its statistics are not those of a new network
-                model.train()(torch.randn(8, config.num_channels, 32, 32))
+                model.train()(torch.randn(8, getattr(config, "num_channels", 3), 32, 32))
     model.save_pretrained(folder)
     processor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.4], "size": 32}
+    processor |= {"include_top": False}  # for an EfficientNet it means: once divided by std
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return model.eval()
 
@@ -156,6 +160,24 @@ def test_what_is_wrong_in_a_file_of_older_names_is_named(
         load_teacher(tmp_path)
 
 
+def test_one_tensor_of_half_the_bits_does_not_round_the_others(tmp_path: Path) -> None:
+    saved(tmp_path, "vit")
+    before = load_teacher(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    first = next(iter(tensors))
+    torch.save(tensors | {first: tensors[first].half()}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    after = load_teacher(tmp_path)
+
+    assert after.spec.assumptions == ("weights stored as float16 were converted to float32",)
+    rounded = [
+        name
+        for name, tensor in before.network.state_dict().items()
+        if not torch.equal(tensor, after.network.state_dict()[name])
+    ]
+    assert len(rounded) <= 1
+
+
 @pytest.mark.parametrize(
     ("setting", "value"), [("num_hidden_layers", 10**9), ("num_attention_heads", 0)]
 )
@@ -190,6 +212,7 @@ def test_settings_of_no_such_field_do_nothing() -> None:
         ("transformers:bert", "has no image classifier of the type 'bert'"),
         ('transformers:resnet{"hidden_act":"no_such"}', "cannot build"),
         ('transformers:resnet{"depths":"x"}', "cannot build"),
+        ('transformers:clip{"vision_config":{"num_hidden_layers":1000000}}', "expected at most"),
         ('transformers:timm_wrapper{"architecture":"hf-hub:a/b"}', "expected timm:NAME instead"),
     ],
 )
@@ -267,6 +290,15 @@ def test_a_model_of_timm_at_hand_is_shown_what_its_dreams_were_made_with() -> No
     with teacher_at_hand(model, spec=recorded) as teacher:
         assert teacher.spec.image_shape == (3, 32, 32)
         assert (teacher.spec.mean, teacher.spec.std) == ((0.1,) * 3, (0.9,) * 3)
+
+
+def test_another_image_size_than_timm_builds_is_told_what_to_do() -> None:
+    name = "timm:vit_tiny_patch16_224"
+    tensors = build_skeleton(lambda: build_network(name, num_classes=3)).state_dict()
+    tensors["pos_embed"] = torch.zeros(1, 5, 192)
+    message = r"pos_embed is \(1, 5, 192\), expected .*another image size.*--arch package\.module"
+    with pytest.raises(CheckpointError, match=message):
+        teacher_from_checkpoint(Checkpoint(tensors=tensors, metadata={}), architecture=name)
 
 
 def test_a_model_of_timm_at_hand_brings_its_preprocessing() -> None:

@@ -17,11 +17,13 @@ class Preprocessing:
         size: ``(H, W)`` in pixels.
         mean: Per RGB channel, for pixels in [0, 1].
         std: Per RGB channel.
+        doubt: Why mean and std may be others, where they are not those that are usual.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    doubt: str = ""
 
 
 def cifar_preprocessing() -> Preprocessing:

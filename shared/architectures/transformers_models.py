@@ -13,14 +13,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shared.architectures.candidate import Candidate, Preprocessing
+from shared.architectures.quiet_library import silence
+from shared.architectures.transformers_images import scaling_of
 from shared.errors import ConfigError
 
 PREFIX = "transformers:"
@@ -34,6 +36,8 @@ _COMMON = frozenset(
     }
 )
 _MOST_ITEMS = 512
+_DEEPEST = 4  # settings within settings, as of the two halves of CLIP
+_SWAPPED = "do_flip_channel_order"  # of its images, which no model's own settings say
 _PROBE_LABELS = 977  # no layer's width
 _COUNTS = re.compile(r"layers|depths?$|blocks|stages")
 _MOST_LAYERS = 512  # of a hostile file: each takes time and memory before any tensor is compared
@@ -41,14 +45,29 @@ _MOST_LAYERS = 512  # of a hostile file: each takes time and memory before any t
 _WRAPPERS = frozenset({"timm_wrapper"})
 
 
-def name_of(config: Mapping[str, Any]) -> str:
-    """Return the architecture that a model's ``config.json`` describes."""
-    settings = {
-        key: value
-        for key, value in config.items()
-        if key not in _COMMON and not key.startswith("_") and _is_plain(value)
-    }
+def name_of(config: Mapping[str, Any], *, is_swapped: bool = False) -> str:
+    """Return the architecture that a model's ``config.json`` describes.
+
+    Args:
+        config: What stands there.
+        is_swapped: The model takes images whose channels are blue, green, red. There is no such
+            architecture here, as :func:`find_model` then says.
+    """
+    settings = _own_settings(config) | ({_SWAPPED: True} if is_swapped else {})
     return _name(str(config.get("model_type")), settings)
+
+
+def _own_settings(config: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _COMMON or key.startswith("_"):
+            continue
+        if isinstance(value, Mapping):
+            inner = _own_settings(value, depth + 1) if depth < _DEEPEST else {}
+            own |= {key: inner} if inner else {}
+        elif _is_plain(value):
+            own[key] = value
+    return own
 
 
 def find_model(architecture: str) -> Candidate:
@@ -62,7 +81,9 @@ def find_model(architecture: str) -> Candidate:
     library, model_type, defaults, settings = _read(architecture)
     build = partial(_build, library, model_type, settings)
     return Candidate(
-        name=_name(model_type, settings), build=build, usual=partial(_usual, defaults, settings)
+        name=_name(model_type, settings),
+        build=build,
+        usual=partial(_usual, model_type, defaults, settings),
     )
 
 
@@ -93,10 +114,11 @@ def as_loaded(architecture: str, tensors: Mapping[str, Tensor]) -> Loaded:
     for _ in range(2):  # the first time to learn from the head how many classes there are
         config = library.AutoConfig.for_model(model_type, **settings, num_labels=wanted)
         try:
-            with _silence(library):
+            with silence(library):
                 network, found = _class_of(library, config).from_pretrained(
                     None,
                     config=config,
+                    dtype=torch.float32,  # else that of the first tensor, for all of them
                     state_dict=dict(tensors),
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
@@ -125,21 +147,6 @@ def _class_of(library: Any, config: Any) -> Any:
     return found[0] if isinstance(found, (tuple, list)) else found
 
 
-@contextmanager
-def _silence(library: Any) -> Iterator[None]:
-    """Let the library neither show progress nor warn of a head of another size."""
-    logging = library.utils.logging
-    level, shows = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shows:
-            logging.enable_progress_bar()
-
-
 def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
     """Return the library, the model's type, its defaults, and what differs from them."""
     match = _NAME.fullmatch(architecture)
@@ -158,7 +165,13 @@ def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
         )
     if match[1] in _WRAPPERS:
         raise ConfigError(f"architecture {architecture[:80]!r}: expected timm:NAME instead")
-    for key, value in settings.items():
+    if settings.get(_SWAPPED) is True:
+        raise ConfigError(
+            f"{PREFIX}{match[1]}: its image processor hands it blue, green and red, expected a "
+            "network that takes red, green and blue: write a factory of a network that swaps them "
+            "first, --arch package.module:factory"
+        )
+    for key, value in _items(settings):
         counts = value if isinstance(value, list) else [value]
         if _COUNTS.search(key) and any(type(n) is int and n > _MOST_LAYERS for n in counts):
             raise ConfigError(
@@ -167,35 +180,62 @@ def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
             )
     library = importlib.import_module("transformers")
     defaults, own = _defaults(library, match[1])
-    settings = {
-        key: value
-        for key, value in settings.items()
-        if key in own and _is_plain(value) and _comparable(value) != _comparable(own[key])
-    }
-    return library, match[1], defaults, settings
+    return library, match[1], defaults, _differences(library, settings, own)
+
+
+def _items(settings: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield every setting, those within others, too."""
+    for key, value in settings.items():
+        is_inner = isinstance(value, Mapping) and depth < _DEEPEST
+        yield from _items(value, depth + 1) if is_inner else [(key, value)]
+
+
+def _differences(
+    library: Any, settings: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings that are fields of a configuration, ``own``, and differ from it.
+
+    Settings within settings are those of a configuration within the configuration.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in own:
+            continue
+        if isinstance(own[key], library.PretrainedConfig) and isinstance(value, Mapping):
+            inner = _differences(library, value, _own(library, own[key]))
+            found |= {key: inner} if inner else {}
+        elif _is_plain(value) and _comparable(value) != _comparable(own[key]):
+            found[key] = value
+    return found
 
 
 def _defaults(library: Any, model_type: str) -> tuple[Any, dict[str, Any]]:
     """Return the default configuration of a model, and of it what no other model has to have."""
     try:
-        defaults = library.AutoConfig.for_model(model_type)
+        with silence(library):
+            defaults = library.AutoConfig.for_model(model_type)
         library.AutoModelForImageClassification._model_mapping[type(defaults)]
     except (ValueError, KeyError) as error:
         raise ConfigError(
             f"transformers has no image classifier of the type {model_type!r}"
         ) from error
-    fields = inspect.signature(type(defaults)).parameters
+    return defaults, _own(library, defaults)
+
+
+def _own(library: Any, config: Any) -> dict[str, Any]:
+    fields = inspect.signature(type(config)).parameters
     common = inspect.signature(library.PretrainedConfig).parameters
     names = [name for name in fields if name not in common and name not in _COMMON]
-    return defaults, {name: getattr(defaults, name) for name in names if hasattr(defaults, name)}
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
 def _build(
     library: Any, model_type: str, settings: Mapping[str, Any], num_classes: int
 ) -> nn.Module:
     try:
-        config = library.AutoConfig.for_model(model_type, **settings, num_labels=num_classes)
-        network: nn.Module = _class_of(library, config)(config)
+        with silence(library):
+            config = library.AutoConfig.for_model(model_type, **settings, num_labels=num_classes)
+            network: nn.Module = _class_of(library, config)(config)
     except Exception as error:  # whatever a library makes of somebody's settings
         said = " ".join(str(error).split())[:160]
         raise ConfigError(
@@ -214,9 +254,17 @@ def logits_of(module: nn.Module, inputs: Any, output: Any) -> Any:
     return getattr(output, "logits", output)
 
 
-def _usual(defaults: Any, settings: Mapping[str, Any]) -> Preprocessing:
+def _usual(model_type: str, defaults: Any, settings: Mapping[str, Any]) -> Preprocessing:
     size = settings.get("image_size", getattr(defaults, "image_size", 224))
-    return Preprocessing(size=(size, size) if isinstance(size, int) else (224, 224))
+    size = (size, size) if isinstance(size, int) else (224, 224)
+    scaling, _ = scaling_of(model_type, {})
+    if scaling is None:
+        doubt = f"a guess, since transformers has no mean and std for {PREFIX}{model_type}"
+        return Preprocessing(size=size, doubt=doubt)
+    swaps = f"as its image processor in {PREFIX}{model_type} scales images, which hands it blue, "
+    swaps += "green and red, though: here it is given red, green and blue"
+    doubt = swaps if scaling.is_swapped else ""
+    return Preprocessing(size=size, mean=scaling.mean, std=scaling.std, doubt=doubt)
 
 
 def _name(model_type: str, settings: Mapping[str, Any]) -> str:
@@ -224,9 +272,10 @@ def _name(model_type: str, settings: Mapping[str, Any]) -> str:
     return f"{PREFIX}{model_type}{text if settings else ''}"
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, (list, tuple)):
-        return len(value) <= _MOST_ITEMS and all(map(_is_plain, value))
+        is_bounded = len(value) <= _MOST_ITEMS and depth < _DEEPEST
+        return is_bounded and all(_is_plain(each, depth + 1) for each in value)
     return isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
