@@ -1,6 +1,7 @@
 """A tiny teacher that really classifies, and the files it comes in."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from dreamforge.config import SynthesisConfig
+from recover import costs
 from shared.architectures import build_network
 from shared.checkpoint import save_network
 from shared.images import to_images, to_pixels
@@ -38,6 +40,14 @@ def _interruptible() -> None:
 def _one_thread() -> None:
     """Tiny networks lose more to threads than they win, and CI machines have few cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_timed_runs() -> Iterator[None]:
+    """Every run of recover ends with timing its networks: an exact median is of no use here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "NUM_TIMED_RUNS", 3)
+        yield
 
 
 def blobs(num_images: int, seed: int = 0) -> tuple[Tensor, Tensor]:

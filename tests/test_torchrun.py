@@ -96,7 +96,7 @@ def test_a_run_survives_its_processes(tiny_teacher: Teacher, dreams: Path, tmp_p
     out, log = tmp_path / "two", tmp_path / "log"
     checkpoint = out / "checkpoint.pt"
     often = ["--checkpoint-every", "1e-9"]
-    arguments = ["run", "--dreams", str(dreams), *QUICK, "--steps", "150", "--sparsity", "0.8"]
+    arguments = ["run", "--dreams", str(dreams), *QUICK, "--steps", "100", "--sparsity", "0.8"]
     together = [*arguments, "--out", str(out), *often]
 
     with torchrun(together, log) as launcher:
@@ -114,7 +114,7 @@ def test_a_run_survives_its_processes(tiny_teacher: Teacher, dreams: Path, tmp_p
         assert launcher.wait(SECONDS) != 0
     (line,) = own_errors(log)
     assert "interrupted; the same command goes on" in line
-    assert 0 < first < load_state(checkpoint)["step"] < 150
+    assert 0 < first < load_state(checkpoint)["step"] < 100
 
     call([*arguments, "--out", str(out)])  # the rest in one process
     call([*arguments, "--out", str(tmp_path / "one")])
@@ -129,12 +129,8 @@ def test_a_run_survives_its_processes(tiny_teacher: Teacher, dreams: Path, tmp_p
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("two", "one")
     ]
-    assert [row["step"] for row in rows[0]] == [50, 100, 150]
+    assert [row["step"] for row in rows[0]] == [50, 100]
     assert rows[0] == [pytest.approx(row, rel=1e-3) for row in rows[1]]
-
-    with torchrun(together, log) as launcher:  # once more: there is nothing to do
-        assert launcher.wait(SECONDS) == 0
-    assert f"recover: {out}: already finished" in log.read_text()
 
 
 def test_a_sweep_survives_a_worker(dreams: Path, tmp_path: Path) -> None:
