@@ -152,7 +152,11 @@ def test_what_is_wrong_in_a_file_of_older_names_is_named(
 ) -> None:
     saved(tmp_path, "vit")
     tensors = load_file(tmp_path / "model.safetensors")
-    assert "vit.encoder.layer.0.output.dense.bias" in tensors  # under the older names
+    older = "vit.encoder.layer.0.output.dense.bias"
+    assert older in tensors
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    if older in transformers.AutoModelForImageClassification.from_config(config).state_dict():
+        pytest.skip("in this version of transformers these names are not older")
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
 
