@@ -108,13 +108,13 @@ def _write_shards(
     for number, name in enumerate(names):
         start, stop = edges[number], edges[number + 1]
         path = out.with_name(name)
-        kept = read_kept(path, stop - start)
         attributes = {
             "shard": number,
             "num_shards": num_shards,
             "teacher": rows.teacher.fingerprint,
             "synthesis": dict(rows.synthesis),
         }
+        kept = read_kept(path, attributes, start, stop - start)
         if kept is None:
             dreams = rows.read(start, stop)
             shards.append(write_shard(path, dreams, attributes, compression=compression))

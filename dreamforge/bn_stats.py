@@ -7,6 +7,7 @@ in evaluation mode is one autograd function that returns its output and the two 
 backward is two per-channel affine maps, because the gradient of mean and variance is one.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from shared.teacher import batch_norms
+from shared.tensors import tensors_in
 
 
 class BatchStats(NamedTuple):
@@ -81,7 +84,8 @@ class BatchNormMonitor:
         # The kernel wants running statistics to update, and computes in their dtype.
         scratch = torch.zeros_like(scale), torch.ones_like(scale)
 
-        def forward(input: Tensor) -> Tensor:  # as BatchNorm calls it, for who names it
+        def forward(*given: Tensor, **named: Tensor) -> Tensor:
+            (input,) = (*given, *named.values())  # whatever the class calls it
             outputs, mean, var = _AffineWithStats.apply(input, scale, shift, scratch)
             self._taken.append(BatchStats(mean, var, running_mean, running_var))
             return then(outputs)
@@ -92,7 +96,8 @@ class BatchNormMonitor:
         running_mean, running_var, scale, shift = _as_affine(module)
         then = _what_follows(module)
 
-        def forward(input: Tensor) -> Tensor:
+        def forward(*given: Tensor, **named: Tensor) -> Tensor:
+            (input,) = (*given, *named.values())
             values = input.float()
             channels = (-1, *[1] * (input.ndim - 2))
             mean, var = _statistics(values, running_mean)
@@ -105,12 +110,37 @@ class BatchNormMonitor:
     def _own_forward(self, module: Any) -> Any:
         running_mean, running_var, _, _ = _as_affine(module)
 
-        def forward(input: Tensor) -> Any:
-            mean, var = _statistics(input.float(), running_mean)
+        def see(values: Tensor) -> None:
+            mean, var = _statistics(values.float(), running_mean)
             self._taken.append(BatchStats(mean, var, running_mean, running_var))
-            return type(module).forward(module, input)
+
+        def forward(*given: Any, **named: Any) -> Any:
+            num_taken = len(self._taken)
+            with _Normalizations(see):
+                outputs = type(module).forward(module, *given, **named)
+            if len(self._taken) == num_taken:  # it normalises by itself: what it takes, then
+                see(next(tensors_in((given, named))))
+            return outputs
 
         return forward
+
+
+class _Normalizations(TorchFunctionMode):
+    """Tells what :func:`torch.nn.functional.batch_norm` is given, within its ``with`` block.
+
+    That is what a class of somebody's own normalises, whatever it does before.
+    """
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            self._see(next(tensors_in((args, kwargs))))
+        return func(*args, **(kwargs or {}))
 
 
 def _statistics(values: Tensor, running_mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,31 +154,22 @@ def _statistics(values: Tensor, running_mean: Tensor) -> tuple[Tensor, Tensor]:
     return offset + running_mean, (around.square().mean(others) - offset.square()).clamp_min(0)
 
 
-@torch.no_grad()
-def _is_affine(module: Any) -> bool:
+def _is_affine(module: nn.Module) -> bool:
     """Tell whether a layer in evaluation mode is one affine map per channel and what follows it.
 
-    PyTorch's own are. Of a class with a forward of its own it is tried, on a few numbers.
+    PyTorch's own are, and timm's. Nobody knows what a forward of somebody's own does.
     """
-    if type(module).forward is _BatchNorm.forward:
-        return True
-    _, _, scale, shift = _as_affine(module)
-    inputs = torch.linspace(-3, 3, 2 * 9 * len(scale), device=scale.device)
-    inputs = inputs.view(2, len(scale), 3, 3)
-    training = module.training
-    try:
-        found = module.eval()(inputs)
-        expected = _what_follows(module)(channel_affine(inputs, scale, shift))
-        return bool(torch.allclose(found, expected, rtol=1e-4, atol=1e-5))
-    except (AttributeError, RuntimeError, TypeError, ValueError):
-        return False  # of inputs of another kind: it is asked whenever it is called
-    finally:
-        module.train(training)
+    return type(module).forward is _BatchNorm.forward or _is_timms(module)
+
+
+def _is_timms(module: nn.Module) -> bool:
+    kind = type(module)
+    return (kind.__module__, kind.__name__) == ("timm.layers.norm_act", "BatchNormAct2d")
 
 
 def _what_follows(module: nn.Module) -> nn.Sequential:
     """Return what a BatchNorm does to its output: timm's have dropout and activation inside."""
-    return nn.Sequential(*module.children())
+    return nn.Sequential(*module.children()) if _is_timms(module) else nn.Sequential()
 
 
 @torch.no_grad()

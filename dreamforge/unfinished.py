@@ -4,22 +4,24 @@ Its whole shards stay in a hidden folder beside its place, with a note of what d
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shared.begun import BegunInterrupt
 from shared.dreams import DreamBatch
-from shared.errors import DreamforgeError, DreamSetError
-from shared.files import atomic_path, naming, remove_link
-from shared.shards import read_shard
+from shared.errors import DreamforgeError, DreamSetError, ShortageError
+from shared.files import UNFINISHED, atomic_path, naming, remove_link
+from shared.manifest import parse_json
+from shared.shards import read_shard, read_shard_attributes
 
 _NOTE = ".rows"  # hidden, as what is no part of a set
 
 
 def unfinished_of(out: Path) -> Path:
     """Return the folder in which what was made of the set at ``out`` waits to be gone on with."""
-    return out.with_name(f".{out.name}.unfinished")
+    return out.with_name(f".{out.name}{UNFINISHED}")
 
 
 @contextmanager
@@ -52,6 +54,8 @@ def unfinished_folder(out: Path, rows: str) -> Iterator[Path]:
             raise BegunInterrupt from interrupt
         remove_unfinished(out)
         raise
+    except ShortageError:
+        raise
     except DreamforgeError:
         remove_unfinished(out)
         raise
@@ -62,15 +66,30 @@ def remove_unfinished(out: Path) -> None:
     shutil.rmtree(unfinished_of(out), ignore_errors=True)
 
 
-def read_kept(shard: Path, num_images: int) -> DreamBatch | None:
-    """Return the rows of a shard that an interrupted command has left; None if there is none."""
-    if not shard.exists():
+def read_kept(
+    shard: Path, attributes: Mapping[str, Any], start: int, num_images: int
+) -> DreamBatch | None:
+    """Return the rows of a shard that an interrupted command has left; None if there is none.
+
+    Args:
+        shard: Where it would be.
+        attributes: Those that it would have been written with.
+        start: Number of its first row.
+        num_images: How many it would hold.
+    """
+    if shard.is_symlink() or not shard.is_file():
         return None
     try:
+        found = read_shard_attributes(shard)
         dreams = read_shard(shard)
+        synthesis = parse_json(str(found.get("synthesis")).encode())
     except DreamSetError:  # damaged since: it is made again
         return None
-    return dreams if len(dreams) == num_images else None
+    same = {**found, "synthesis": synthesis}
+    if any(same.get(name) != value for name, value in attributes.items()):
+        return None
+    is_it = len(dreams) == num_images and int(dreams.batch[0]) == start
+    return dreams if is_it else None
 
 
 def _note(folder: Path) -> str | None:

@@ -89,7 +89,7 @@ def load_student(path: Path, architecture: str | None = None) -> Student:
         )
     try:
         config_of(facts.get("config", {}))
-    except (TypeError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"{path}: damaged, or no student of recover (its config: {error}); repeat its run"
         ) from error

@@ -54,29 +54,43 @@ def _uses(
         yield from _uses_of_attention(module, given, named)
         return
     weight = module.weight
+    taken, made = (next(tensors_in(each), None) for each in ((given, named), output))
     assert isinstance(weight, Tensor)
+    if taken is None or made is None:  # of a class of somebody's own
+        return
     if isinstance(module, nn.Linear):
-        yield weight, output.numel() // module.out_features
+        yield weight, made.numel() // module.out_features
     elif isinstance(module, _ConvTransposeNd):  # every input position meets the whole kernel
-        taken = next(tensors_in((given, named)))
         yield weight, taken.numel() // module.in_channels
     else:
         assert isinstance(module, _ConvNd)
-        yield weight, output.numel() // module.out_channels
+        yield weight, made.numel() // module.out_channels
 
 
 def _uses_of_attention(
     module: nn.MultiheadAttention, given: tuple[Any, ...], named: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield the four matrices: the module multiplies by them itself, and calls no layer."""
-    arguments = _attention_arguments.bind(module, *given, **named).arguments
+    taken = _queries_keys_values(module, given, named)
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     else:
         weights = module.in_proj_weight.chunk(3)
-    for name, weight in zip(("query", "key", "value"), weights, strict=True):
-        yield weight, arguments[name].numel() // weight.shape[1]
-    yield module.out_proj.weight, arguments["query"].numel() // module.embed_dim
+    for tensor, weight in zip(taken, weights, strict=False):
+        yield weight, tensor.numel() // weight.shape[1]
+    for queries in taken[:1]:
+        yield module.out_proj.weight, queries.numel() // module.embed_dim
+
+
+def _queries_keys_values(
+    module: nn.MultiheadAttention, given: tuple[Any, ...], named: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return what a call attends with; of a class that takes other arguments, its first tensor."""
+    try:
+        arguments = _attention_arguments.bind(module, *given, **named).arguments
+        return [arguments[name] for name in ("query", "key", "value")]
+    except TypeError:
+        return [*tensors_in((given, named))][:1] * 3
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from recover.config import RecoverConfig
 from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments, refuse_no_folder
+from recover.lock import alone_in
 from recover.pipeline import recover_student
 from recover.results import Result, read_report, read_result
 from recover.starts import choose_start, is_choosy
@@ -220,6 +221,10 @@ def run_sweep(
 
 def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> None:
     """Begin all of the levels, or leave what is there as it is."""
+    for level in levels:  # now: what an unfinished one has is gone when it begins anew
+        if level.folder.is_dir():
+            with alone_in(level.folder):
+                continue
     with ExitStack() as undo:
         for level in levels:
             undo.callback(RunFolder(level.folder, {}).withdraw)

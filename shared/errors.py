@@ -44,6 +44,14 @@ class IncompatibleError(DreamforgeError):
     exit_code = 4
 
 
+class ShortageError(DreamforgeError):
+    """Room or memory is short: once there is more, the same command may do."""
+
+
+class MemoryShortageError(InputFileError, ShortageError):
+    """Too little memory for what is to be read."""
+
+
 class InterruptedRunError(DreamforgeError):
     """A run that was stopped from outside; the message holds the command that resumes it."""
 

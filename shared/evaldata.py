@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shared.classes import match_classes
 from shared.device import num_bytes_free
-from shared.errors import ConfigError, IncompatibleError, InputFileError
+from shared.errors import ConfigError, IncompatibleError, InputFileError, MemoryShortageError
 from shared.imagefile import open_image
 from shared.spec import SIGMOID, TeacherSpec
 
@@ -267,7 +267,7 @@ def read_images(
     num_bytes = len(loaders) * channels * height * width
     free = num_bytes_free(torch.device("cpu"))
     if num_bytes > free:
-        raise InputFileError(
+        raise MemoryShortageError(
             f"{origin}: {len(loaders)} images need {num_bytes / 2**30:.1f} GiB of memory, "
             f"{free / 2**30:.1f} are free; use fewer images"
         )

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = ".unfinished"  # ends the name of a hidden folder that waits to be gone on with
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -101,7 +102,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 def place_of(path: Path) -> Path:
     """Return where a file of a temporary folder is to lie in the end; others lie there already."""
     folder = path.parent
-    is_temporary = folder.name.startswith(".") and folder.name.endswith(".tmp")
+    is_temporary = folder.name.startswith(".") and folder.name.endswith((".tmp", UNFINISHED))
     return folder.with_name(path.name) if is_temporary else path
 
 

@@ -107,6 +107,8 @@ def _watched(network: nn.Module, distances: list[Tensor]) -> Iterator[None]:
     """Within the block, every BatchNorm adds its input's distance to the list."""
 
     def see(module: nn.Module, given: Tensor) -> None:
+        if given.ndim < 2 or given.shape[1] != len(module.running_mean):  # type: ignore[arg-type]
+            return  # of a class that turns its input first
         values = given.float()
         others = [0, *range(2, values.ndim)]
         assert isinstance(module.running_mean, Tensor)

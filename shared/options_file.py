@@ -50,7 +50,7 @@ def read_options(
         raise ConfigError(f"--config {path}: cannot be read ({reason})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--config {path}: found no UTF-8 text, expected a TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, and of huge numbers or depths
         raise ConfigError(f"--config {path}: {error}") from error
     found: dict[str, dict[str, str | list[str]]] = {}
     for command, options in tables.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shared.chunks import FLETCHER32, ChunkTable
 from shared.dreams import DreamBatch
-from shared.errors import DreamforgeError, DreamSetError
+from shared.errors import DreamforgeError, DreamSetError, ShortageError
 from shared.files import atomic_path, place_of, sha256_of
 from shared.manifest import (
     FORMAT,
@@ -204,7 +204,7 @@ def _writing(path: Path) -> Iterator[Path]:
             yield temporary
     except (OSError, RuntimeError) as error:  # h5py raises both when the disk is full
         reason = printable(getattr(error, "strerror", None) or str(error), 120)
-        raise DreamforgeError(
+        raise ShortageError(
             f"{place_of(path)}: cannot be written to ({reason}); free some space, or choose "
             "another --out"
         ) from error

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -137,8 +139,50 @@ class Renamed(nn.BatchNorm2d):
         return super().forward(features)
 
 
+class Bounded(nn.BatchNorm2d):
+    """Bent where inputs are large alone."""
+
+    def forward(self, input):
+        return super().forward(input).clamp(-1, 1)
+
+
+class Unused(nn.BatchNorm2d):
+    """It holds a layer that it does not call."""
+
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.act = nn.ReLU()
+
+
+class Turned(nn.BatchNorm2d):
+    """It takes channels last: as many rows as channels, so that no shape tells."""
+
+    def forward(self, input, scale=1.0):
+        return super().forward(input.transpose(1, 2)).transpose(1, 2) * scale
+
+
+class ByHand(nn.BatchNorm2d):
+    """It calls nothing of PyTorch's."""
+
+    def forward(self, input):
+        mean, var = self.running_mean.view(1, -1, 1, 1), self.running_var.view(1, -1, 1, 1)
+        return (input - mean) / (var + self.eps).sqrt()
+
+
+class Calls(nn.Module):
+    """Calls its layer by the names of its arguments."""
+
+    def __init__(self, layer, **named):
+        super().__init__()
+        self.layer, self.named = layer, named
+
+    def forward(self, inputs):
+        (first, *_) = inspect.signature(self.layer.forward).parameters
+        return self.layer(**{first: inputs}, **self.named)
+
+
 @pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("kind", [Leaky, Renamed])
+@pytest.mark.parametrize("kind", [Leaky, Renamed, Bounded, Unused, ByHand])
 def test_a_class_with_a_forward_of_its_own_answers_as_it_does(kind, plain):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4), nn.Conv2d(4, 2, 1)).eval()
     with torch.no_grad():
@@ -161,3 +205,23 @@ def test_a_class_with_a_forward_of_its_own_answers_as_it_does(kind, plain):
     (expected,) = torch.autograd.grad(model(inputs).square().sum(), inputs)
     torch.testing.assert_close(gradient, expected)
     assert "forward" not in vars(model[1])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [(Turned(4), {"scale": 2.0}), (Renamed(4), {}), (nn.BatchNorm2d(4), {})],
+)
+def test_statistics_are_of_what_is_normalised_however_it_is_called(plain, layer, named):
+    model = Calls(layer, **named).eval().requires_grad_(False)
+    inputs = torch.randn(3, 4, 4, 2, generator=torch.Generator().manual_seed(0))
+    axes = (0, 1, 3) if isinstance(layer, Turned) else (0, 2, 3)
+    expected = model(inputs)
+
+    with BatchNormMonitor(model, plain=plain) as monitor:
+        model.forward = type(model).forward.__get__(model)
+        outputs = layer(inputs, **named)
+        (seen,) = monitor.take()
+
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(seen.mean, inputs.mean(axes))

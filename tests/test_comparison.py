@@ -209,3 +209,13 @@ def test_a_run_records_its_score_and_eval_finds_the_same(
         dataclasses.asdict(report.recovered), abs=1e-5
     )
     assert blind.stage.score is None
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["2:4"], 7])
+def test_a_recorded_word_that_is_none_is_one_line(runner, tmp_path, value):
+    write_run(tmp_path / "run", 0.5, config={"pattern": value})
+
+    shown = runner.invoke(main, ["compare", str(tmp_path)])
+
+    assert shown.exit_code == 3
+    assert shown.stderr.count("\n") == 1

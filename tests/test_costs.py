@@ -71,6 +71,23 @@ def test_the_matrices_of_attention_count(kdim: int | None, vdim: int | None) -> 
     assert count_macs(Crossed(), torch.zeros(1, 3, 6, 6)) == (expected, expected - 5 * 7)
 
 
+class SelfAttention(nn.MultiheadAttention):
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(tokens, tokens, tokens)[0]  # type: ignore[no-any-return]
+
+
+class WithWeight(nn.Linear):
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(rows), self.weight
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [(SelfAttention(8, 2), 5 * 4 * 64), (WithWeight(8, 3), 5 * 24)]
+)
+def test_layers_of_somebodys_own_class_count(layer: nn.Module, expected: int) -> None:
+    assert count_macs(layer, torch.zeros(1, 5, 8))[0] == expected
+
+
 def test_a_transformer_counts_as_the_same_layers_one_by_one() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
 

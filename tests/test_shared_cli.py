@@ -144,6 +144,8 @@ def test_a_config_file_that_would_not_do_what_it_says_is_refused(runner, tmp_pat
     ("contents", "words"),
     [
         (b"= nonsense", "line 1"),
+        (b"[show]\nn = " + b"9" * 5000, "limit"),
+        (b"x = " + b"[" * 20_000, "recursion"),
         (None, "not found, expected a TOML file"),
         (b"\xff\xfe", "found no UTF-8 text, expected a TOML file"),
     ],

@@ -224,13 +224,18 @@ def test_a_sweep_in_the_place_of_another_goes_on_from_its_first_level(
 def test_where_a_level_cannot_begin_none_has(tiny_teacher, dreams, tmp_path):
     old = [quick_config(sparsity=sparsity, steps=0) for sparsity in (0.5, 0.8)]
     run_sweep(plan_levels(old, tiny_teacher, dreams, None, tmp_path), tiny_teacher, dreams, None)
+    unfinished = tmp_path / "s0.5"
+    (unfinished / "report.json").unlink()
+    (unfinished / "student.safetensors").rename(unfinished / "checkpoint.pt")
+    before = {path.name: path.read_bytes() for path in unfinished.iterdir()}
     levels = plan_levels(configs()[:2], tiny_teacher, dreams, None, tmp_path, overwrite=True)
 
     with alone_in(tmp_path / "s0.8"), pytest.raises(DreamforgeError, match="another process"):
         run_sweep(levels, tiny_teacher, dreams, None, overwrite=True)
 
-    again = plan_levels(old, tiny_teacher, dreams, None, tmp_path)
-    assert [level.state for level in again] == [FINISHED] * 2
+    assert {path.name: path.read_bytes() for path in unfinished.iterdir()} == before
+    (again,) = plan_levels(old[1:], tiny_teacher, dreams, None, tmp_path)
+    assert again.state == FINISHED
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

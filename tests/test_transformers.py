@@ -204,6 +204,14 @@ def test_several_findings_are_sigmoids(tmp_path: Path) -> None:
     assert spec.class_names == ("none", "cat", "dog", "eel")
 
 
+def test_the_usual_size_may_have_two_sides() -> None:
+    assert find_candidate('transformers:vit{"image_size":[32,48]}').usual().size == (32, 48)
+    assert find_candidate('transformers:vit{"image_size":[32,"x"]}').usual().size == (
+        224,
+        224,
+    )
+
+
 def test_settings_of_no_such_field_do_nothing() -> None:
     name = 'transformers:resnet{"trust_remote_code":true,"depths":[1,1],"hidden_sizes":[8,8]}'
     assert find_candidate(name).name == 'transformers:resnet{"depths":[1,1],"hidden_sizes":[8,8]}'
@@ -217,6 +225,10 @@ def test_settings_of_no_such_field_do_nothing() -> None:
         ('transformers:resnet{"hidden_act":"no_such"}', "cannot build"),
         ('transformers:resnet{"depths":"x"}', "cannot build"),
         ('transformers:clip{"vision_config":{"num_hidden_layers":1000000}}', "expected at most"),
+        ('transformers:efficientnet{"num_block_repeats":[1,1000000000]}', "expected at most"),
+        ('transformers:efficientnet{"depth_coefficient":1e9}', "expected at most"),
+        ('transformers:imagegpt{"n_layer":1000000}', "expected at most"),
+        ('transformers:perceiver{"num_self_attends_per_block":1000000}', "expected at most"),
         ('transformers:timm_wrapper{"architecture":"hf-hub:a/b"}', "expected timm:NAME instead"),
     ],
 )

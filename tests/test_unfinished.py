@@ -1,5 +1,6 @@
 """Sets of images that a teacher answers: after an interruption the same command goes on."""
 
+import errno
 import os
 import signal
 from contextlib import suppress
@@ -20,6 +21,7 @@ from dreamforge.import_images import import_images
 from dreamforge.unfinished import unfinished_of
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError, DreamforgeError, InputFileError
+from shared.shards import _writing
 from shared.teacher import Teacher
 
 NUM_IMAGES = 12
@@ -124,6 +126,58 @@ def test_a_damaged_shard_of_an_interrupted_call_is_made_again(photos: Path, tmp_
     make("draw", photos, out, Counted())
 
     assert contents(out.parent) == contents(tmp_path / "whole")
+
+
+def left_by_an_interruption(photos: Path, out: Path, **options: object) -> Path:
+    """The first two shards of three, where they wait."""
+    network = Counted()
+    network.stops_at = 8
+    with pytest.raises(KeyboardInterrupt):
+        make("draw", photos, out, network, **options)
+    return unfinished_of(out)
+
+
+def test_a_shard_of_another_set_is_made_again(photos: Path, tmp_path: Path) -> None:
+    make("draw", photos, tmp_path / "whole" / "set.h5", Counted())
+    make("draw", photos, tmp_path / "other" / "set.h5", Counted(), seed=1)
+    out = tmp_path / "out" / "set.h5"
+    left = left_by_an_interruption(photos, out)
+    names = [f"set-0000{number}-of-00003.h5" for number in range(2)]
+    (left / names[0]).write_bytes((tmp_path / "other" / names[0]).read_bytes())
+    (left / names[1]).unlink()
+    (left / names[1]).symlink_to(tmp_path / "other" / names[1])
+
+    make("draw", photos, out, Counted())
+
+    assert contents(out.parent) == contents(tmp_path / "whole")
+    assert not any(path.is_symlink() for path in out.parent.iterdir())
+
+
+def test_a_full_disk_leaves_what_is_whole(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, network = tmp_path / "out" / "set.h5", Counted()
+
+    def full(path: Path, *rest: object, **options: object) -> None:
+        with _writing(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dreamforge.assemble.write_index", full)
+        with pytest.raises(DreamforgeError, match="No space left") as caught:
+            make("import", photos, out, network)
+    assert str(caught.value).startswith(f"{out}: ")  # and not a place that nobody knows
+    network = Counted()
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.evaldata.num_bytes_free", lambda device: 0)
+        make("import", photos, out, network)  # nothing is left to read
+    assert network.seen == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.evaldata.num_bytes_free", lambda device: 0)
+        with pytest.raises(InputFileError, match="are free"):
+            make("import", photos, tmp_path / "new" / "set.h5", network)
+    assert unfinished_of(tmp_path / "new" / "set.h5").is_dir()
 
 
 def test_what_would_fail_again_leaves_nothing(photos: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ _MOST_ITEMS = 512
 _DEEPEST = 4  # settings within settings, as of the two halves of CLIP
 _SWAPPED = "do_flip_channel_order"  # of its images, which no model's own settings say
 _PROBE_LABELS = 977  # no layer's width
-_COUNTS = re.compile(r"layers|depths?$|blocks|stages")
+_COUNTS = re.compile(r"layer|depths?$|depth_coefficient|block|stage|repeat")
 _MOST_LAYERS = 512  # of a hostile file: each takes time and memory before any tensor is compared
 # Its settings name a model of timm, which may be one to download: timm:NAME may not.
 _WRAPPERS = frozenset({"timm_wrapper"})
@@ -172,8 +172,9 @@ def _read(architecture: str) -> tuple[Any, str, Any, dict[str, Any]]:
             "first, --arch package.module:factory"
         )
     for key, value in _items(settings):
-        counts = value if isinstance(value, list) else [value]
-        if _COUNTS.search(key) and any(type(n) is int and n > _MOST_LAYERS for n in counts):
+        values = value if isinstance(value, list) else [value]
+        counts = [each for each in values if isinstance(each, (int, float))]
+        if _COUNTS.search(key) and max(counts, default=0) > _MOST_LAYERS:
             raise ConfigError(
                 f"architecture {architecture[:80]!r}: {key[:40]} is {str(value)[:40]}, expected at "
                 f"most {_MOST_LAYERS}"
@@ -256,7 +257,9 @@ def logits_of(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 def _usual(model_type: str, defaults: Any, settings: Mapping[str, Any]) -> Preprocessing:
     size = settings.get("image_size", getattr(defaults, "image_size", 224))
-    size = (size, size) if isinstance(size, int) else (224, 224)
+    sides = size if isinstance(size, (list, tuple)) else [size, size]
+    sound = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
+    size = (sides[0], sides[1]) if sound else (224, 224)
     scaling, _ = scaling_of(model_type, {})
     if scaling is None:
         doubt = f"a guess, since transformers has no mean and std for {PREFIX}{model_type}"
