@@ -211,7 +211,7 @@ def test_a_run_records_its_score_and_eval_finds_the_same(
     assert blind.stage.score is None
 
 
-@pytest.mark.parametrize("value", ["\ud800", ["2:4"], 7])
+@pytest.mark.parametrize("value", [["2:4"], 7])
 def test_a_recorded_word_that_is_none_is_one_line(runner, tmp_path, value):
     write_run(tmp_path / "run", 0.5, config={"pattern": value})
 
