@@ -105,6 +105,7 @@ def _write_shards(
     num_shards = len(names)
     edges = [rows.num_images * number // num_shards for number in range(num_shards + 1)]
     shards, labels, answers = [], [], []
+    tell = written(progress, rows.num_images)
     for number, name in enumerate(names):
         start, stop = edges[number], edges[number + 1]
         path = out.with_name(name)
@@ -123,7 +124,7 @@ def _write_shards(
             shards.append(info_of(path, len(kept)))
         labels.append(dreams.labels)
         answers.append(_answers(dreams, rows.teacher.answers))
-        written(progress, rows.num_images)(stop)
+        tell(stop)
     manifest = Manifest(
         num_images=rows.num_images,
         shards=tuple(shards),

@@ -91,9 +91,7 @@ class _Number(click.FloatRange):
     """A range of numbers. What is no number at all is told so, and where it was said."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            float(value)
-        except (TypeError, ValueError):
+        if not _is_read_by(float, value):
             self.fail(f"found {value!r}{_said(param, ctx)}, expected a number", param, ctx)
         return super().convert(value, param, ctx)
 
@@ -102,14 +100,20 @@ class _WholeNumber(click.IntRange):
     """A range whose help does not tell that no file holds numbers of more than 63 bits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            int(value)
-        except (TypeError, ValueError):
+        if not _is_read_by(int, value):
             self.fail(f"found {value!r}{_said(param, ctx)}, expected a whole number", param, ctx)
         number = super().convert(value, param, ctx)
         if number > MOST:
             self.fail(f"found {number}, expected at most {MOST}", param, ctx)
         return number
+
+
+def _is_read_by(kind: type[int] | type[float], value: Any) -> bool:
+    try:
+        kind(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _said(param: click.Parameter | None, ctx: click.Context | None) -> str:
