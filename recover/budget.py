@@ -138,6 +138,8 @@ def choose_steps(
         record = record_of(choice, setup, eval_data, is_sweep=is_sweep)
         if not write_json_once(path, record):
             choice = _recorded(folder, arguments) or choice
+    elif looks:  # while this one measured, another worker may have chosen
+        choice = _recorded(folder, arguments) or choice
     shared: BudgetedSteps = setup.group.share(choice)
     return shared
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def run_sweep(
     progress: ProgressCallback = ignore_progress,
     *,
     overwrite: bool = False,
-    promised: Callable[[], None] | None = None,
+    promised: Callable[[], object] | None = None,
     **options: Any,
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
@@ -183,7 +184,8 @@ def run_sweep(
         progress: Told of each level under its folder's name.
         overwrite: Replace what is there. All levels begin before the first one runs, so that a
             later call without it goes on with all of them.
-        promised: Called when they have; where it raises, none has.
+        promised: Called when they have; where it raises, none has. Without, what a budget chose for
+            the levels that are replaced is forgotten then.
         **options: ``allow_teacher_mismatch`` and ``command`` of recover_student.
 
     Raises:
@@ -195,7 +197,8 @@ def run_sweep(
         if level.state == FINISHED:
             RunFolder(level.folder, {}).tidy()
     if overwrite:
-        _promise(mine, promised)
+        of_the_old = RunFolder(levels[0].folder.parent, {}).budget
+        _promise(mine, promised or partial(of_the_old.unlink, missing_ok=True))
     with begun():
         for level in mine:
             below = [
@@ -219,7 +222,7 @@ def run_sweep(
     return mine
 
 
-def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> None:
+def _promise(levels: Sequence[Level], promised: Callable[[], object]) -> None:
     """Begin all of the levels, or leave what is there as it is."""
     for level in levels:  # now: what an unfinished one has is gone when it begins anew
         if level.folder.is_dir():
@@ -229,8 +232,7 @@ def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> No
         for level in levels:
             undo.callback(RunFolder(level.folder, {}).withdraw)
             level.promise()
-        if promised is not None:
-            promised()
+        promised()
         undo.pop_all()
 
 
