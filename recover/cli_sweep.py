@@ -62,7 +62,11 @@ if TYPE_CHECKING:
     "are there started otherwise]",
 )
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
-@click.option("--overwrite", is_flag=True, help="replace each level in --out, once it is finished")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="replace each level in --out, once it is finished; a worker replaces only its own",
+)
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
 def sweep(

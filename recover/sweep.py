@@ -13,6 +13,7 @@ from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments, refuse_no_folder
 from recover.lock import alone_in
 from recover.pipeline import recover_student
+from recover.report import RecoveryReport
 from recover.results import Result, read_report, read_result
 from recover.starts import choose_start, is_choosy
 from shared.begun import begun
@@ -55,6 +56,12 @@ class Level:
         if self.folder.exists():
             start = {} if config is None else {"--warm-start": config.warm_start}
             RunFolder(self.folder, {**self.arguments, **start}, self.inputs).promise()
+
+    def has_made(self, report: RecoveryReport) -> bool:
+        """Whether a finished run is of this level, wherever it started; else of one before it."""
+        nowhere = {"--warm-start": None}
+        before = arguments_of(report) | nowhere
+        return not changed_arguments(before, {**self.arguments, **nowhere})
 
     @property
     def sparsity(self) -> float:
@@ -237,10 +244,14 @@ def _promise(levels: Sequence[Level], promised: Callable[[], object]) -> None:
 
 
 def finished_results(levels: Sequence[Level]) -> list[Result]:
-    """Return the levels that are finished by now, whoever ran them."""
-    return [
-        read_result(level.folder) for level in levels if RunFolder(level.folder, {}).is_finished
-    ]
+    """Return the levels that are finished by now, whoever ran them.
+
+    Of a sweep that is replaced, other workers may not have begun yet: what is there of their levels
+    is of the old one, and left out.
+    """
+    there = (level for level in levels if RunFolder(level.folder, {}).is_finished)
+    found = ((level, read_result(level.folder)) for level in there)
+    return [result for level, result in found if level.has_made(result.report)]
 
 
 def _as_begun(
