@@ -29,6 +29,7 @@ class Budget:
 
     Attributes:
         seconds: In all; None without ``--budget``.
+        warnings: For the reports, once something was chosen.
 
     Args:
         text: As given.
@@ -42,6 +43,7 @@ class Budget:
         self._started = time.monotonic()
         self._of_sweep: tuple[Path, dict[str, Any], bool] | None = None  # where, what, to replace
         self.seconds: float | None = None
+        self.warnings: tuple[str, ...] = ()
         if text is None:
             return
         from recover.budget import parse_budget
@@ -94,6 +96,7 @@ class Budget:
             fresh=overwrite,
             write=write and not overwrite and not is_sweep,
         )
+        self.warnings = exceeded(choice)
         if setup.group.leads:
             say(f"recover: {remark(choice, is_sweep=is_sweep)}")
         config = setup.config
@@ -136,6 +139,17 @@ def refuse_to_overwrite(me: "Worker", *, overwrite: bool) -> None:
         )
 
 
+def exceeded(choice: "BudgetedSteps") -> tuple[str, ...]:
+    """Return a sentence for the reports where even no step takes longer than there is time."""
+    if not choice.is_exceeded:
+        return ()
+    return (
+        f"--budget {format_duration(choice.budget)}: found that loading, repair and judging alone "
+        f"take about {format_duration(choice.seconds_without)}; they were done, with 0 steps, and "
+        "took longer than the budget",
+    )
+
+
 def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:
     """Return what was chosen, and what a longer run might bring, as one line."""
     from recover.budget import MOST_STEPS
@@ -147,9 +161,13 @@ def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:
         return f"{text}goes on with the {choice.steps:,} steps{each} that an earlier call chose"
     if choice.steps == 0:
         least = format_duration(choice.seconds_least)
+        all_the_same = ""
+        if choice.is_exceeded:
+            without = format_duration(choice.seconds_without)
+            all_the_same = f", which takes about {without}, longer than the budget"
         return (
             f"{text}too short to distil, which takes {least}{each} at least: prunes and repairs "
-            f"only (0 steps); {usual}, and recover far more"
+            f"only (0 steps){all_the_same}; {usual}, and recover far more"
         )
     text += f"{choice.steps:,} steps, about {format_duration(choice.seconds)}{each} with judging; "
     if choice.steps < choice.usual_steps:

@@ -160,6 +160,7 @@ def sweep(
             promised=None if budget is None else time_given.settle,
             allow_teacher_mismatch=mismatch,
             command=command_line(),
+            remarks=time_given.warnings,
         )
     results = finished_results(plan)
     if len(results) < len(plan):

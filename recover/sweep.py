@@ -174,6 +174,7 @@ def run_sweep(
     *,
     overwrite: bool = False,
     promised: Callable[[], object] | None = None,
+    remarks: Sequence[str] = (),
     **options: Any,
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
@@ -193,6 +194,7 @@ def run_sweep(
             later call without it goes on with all of them.
         promised: Called when they have; where it raises, none has. Without, what a budget chose for
             the levels that are replaced is forgotten then.
+        remarks: For the report of every level, a sentence each.
         **options: ``allow_teacher_mismatch`` and ``command`` of recover_student.
 
     Raises:
@@ -223,7 +225,7 @@ def run_sweep(
                 level.folder,
                 _named(progress, level.folder.name),
                 start=start.student,
-                remarks=start.remarks,
+                remarks=(*remarks, *start.remarks),
                 **options,
             )
     return mine

@@ -53,7 +53,8 @@ def setup(tiny_teacher: Teacher, dreams: DreamSet) -> Setup:
 @pytest.fixture
 def pace(monkeypatch: pytest.MonkeyPatch) -> list[Pace]:
     """Paces that are measured one after another, the last one for ever; no time goes by."""
-    monkeypatch.setattr("recover.cli_budget.time", SimpleNamespace(monotonic=lambda: 0.0))
+    for module in ("recover.cli_budget", "recover.budget"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: 0.0))
     paces = [Pace(step=1.0, pruning=0.0, aside=10.0)]
     monkeypatch.setattr(
         "recover.budget.measure_pace",
@@ -279,6 +280,54 @@ def test_too_little_time_repairs_only(
     assert result.exit_code == 0, result.output
     assert "too short to distil" in result.stderr
     assert json.loads(result.stdout)["config"]["steps"] == 0
+
+
+def test_what_takes_longer_than_the_budget_with_no_step_is_said_and_recorded(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+) -> None:
+    pace[:] = [Pace(step=1.0, pruning=0.0, aside=31.0)]
+    words = "repair and judging alone take about 1 min 2 s"
+
+    fits = call(runner, dreams, tmp_path / "run", "--budget", "40", "--json")
+    levels = ("--sparsity", "0.5,0.9", "--budget", "40", "--json")
+    exceeded = swept(runner, dreams, tmp_path / "levels", *levels)
+
+    assert not any("--budget" in text for text in json.loads(fits.stdout)["warnings"])
+    assert "longer than the budget" not in fits.stderr
+    for record in json.loads(exceeded.stdout):  # of two levels of 31 s
+        assert sum(words in text for text in record["warnings"]) == 1
+    assert "about 1 min 2 s, longer than the budget; the usual" in exceeded.stderr.splitlines()[0]
+    assert exceeded.stderr.count(f"warning: --budget 0 min 40 s: found that loading, {words}") == 1
+
+
+def test_the_time_that_the_timing_takes_is_gone(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def measure(*_: object, **__: object) -> Pace:
+        now[0] += 100
+        return Pace(step=1.0, pruning=0.0, aside=10.0)
+
+    monkeypatch.setattr("recover.budget.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("recover.budget.measure_pace", measure)
+    choice = choose_steps(setup, tmp_path, 600, eval_data=None, spent=30)
+
+    assert choice.steps == 430  # 600 s less 5 %, less the 30 s and the 100 s, less 10 s aside
+    assert choice.seconds_without == 140
+    assert not choice.is_exceeded
+
+
+def test_a_record_of_an_earlier_version_is_gone_on_with(
+    setup: Setup, tmp_path: Path, pace: list[Pace]
+) -> None:
+    chosen = choose_steps(setup, tmp_path, 600, eval_data=None)
+    path = tmp_path / "budget.json"
+    record = json.loads(path.read_text())
+    del record["seconds_without"]
+    path.write_text(json.dumps(record))
+
+    assert choose_steps(setup, tmp_path, 600, eval_data=None).steps == chosen.steps
 
 
 def test_a_finished_run_without_a_budget_is_not_given_one(
