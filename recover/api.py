@@ -27,6 +27,7 @@ from shared.api import (
     TeacherSource,
     as_path,
     call_text,
+    of_kind,
     opened_teacher,
     require_preset,
     shown,
@@ -187,6 +188,7 @@ def run_sweep(
     overwrite, allow_teacher_mismatch = switches(
         progress, overwrite=overwrite, allow_teacher_mismatch=allow_teacher_mismatch
     )
+    of_kind("warm_start", warm_start, usual=True)
     opened = _opened(dreams)
     settings, facts = split_options("run_sweep", RecoverConfig, options)
     levels = asked_levels(_listed("sparsity", sparsity), _listed("channels", channels))

@@ -6,6 +6,7 @@ then. The student depends on the number alone, so ``--steps`` with it makes the 
 """
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class BudgetedSteps:
         seconds: Of one run with these steps, judging included.
         seconds_usual: Of one with the usual number.
         seconds_least: Of one with the fewest steps that are worth it.
+        seconds_without: Of the whole command with no step at all: what had gone by, then repair and
+            judging of every level. 0 in records of earlier versions.
         is_recorded: Whether an earlier call chose, and this one found it in the folder.
     """
 
@@ -48,7 +51,13 @@ class BudgetedSteps:
     seconds: float
     seconds_usual: float
     seconds_least: float
+    seconds_without: float = 0.0
     is_recorded: bool = False
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether the time is too short even for no step."""
+        return self.seconds_without > self.budget
 
 
 def parse_budget(text: str) -> float:
@@ -110,7 +119,7 @@ def choose_steps(
         folder: Of the run, or of the sweep.
         budget: Seconds for all of it.
         eval_data: To judge by, None without.
-        spent: Seconds of the budget that are gone.
+        spent: Seconds of the budget that are gone; the timing here comes on top.
         num_levels: Levels that one worker of a sweep runs one after another; None of a run.
         fresh: Whatever an earlier call recorded does not count.
         write: Record the choice.
@@ -128,16 +137,19 @@ def choose_steps(
         chosen: BudgetedSteps = setup.group.share(found)
         return chosen
     share = budget / (num_levels or 1)
+    started = time.monotonic()
     pace = measure_pace(
         setup, len(eval_data.images) if eval_data else 0, patience=share / MOST_WARM_UPS
     )
-    time_left = (budget * (1 - RESERVE) - spent) / (num_levels or 1)
-    choice = _choice(budget, time_left, pace, setup.config)
+    spent += time.monotonic() - started
+    choice = _choice(budget, spent, num_levels or 1, pace, setup.config)
     if write and setup.group.leads:
         path.parent.mkdir(parents=True, exist_ok=True)
         record = record_of(choice, setup, eval_data, is_sweep=is_sweep)
         if not write_json_once(path, record):
             choice = _recorded(folder, arguments) or choice
+    elif looks:  # while this one measured, another worker may have chosen
+        choice = _recorded(folder, arguments) or choice
     shared: BudgetedSteps = setup.group.share(choice)
     return shared
 
@@ -157,8 +169,10 @@ def record_of(
     return {**_to_json(choice), "arguments": arguments}
 
 
-def _choice(budget: float, seconds: float, pace: Pace, config: RecoverConfig) -> BudgetedSteps:
-    steps = steps_within(seconds, pace, config)
+def _choice(
+    budget: float, spent: float, num_levels: int, pace: Pace, config: RecoverConfig
+) -> BudgetedSteps:
+    steps = steps_within((budget * (1 - RESERVE) - spent) / num_levels, pace, config)
     return BudgetedSteps(
         budget=budget,
         steps=steps,
@@ -166,6 +180,7 @@ def _choice(budget: float, seconds: float, pace: Pace, config: RecoverConfig) ->
         seconds=pace.seconds(config, steps),
         seconds_usual=pace.seconds(config, config.steps),
         seconds_least=pace.seconds(config, LEAST_STEPS),
+        seconds_without=spent + num_levels * pace.seconds(config, 0),
     )
 
 
@@ -227,9 +242,10 @@ def _from_json(record: Mapping[str, Any]) -> BudgetedSteps:
     values: dict[str, Any] = {name: record[name] for name in _COUNTS}
     if not all(type(count) is int and count >= 0 for count in values.values()):
         raise ValueError("a number of steps")
-    values |= {name: float(record[name]) for name in _TIMES}
+    values |= {name: float(record[name]) for name in _TIMES[:-1]}
+    values[_TIMES[-1]] = float(record.get(_TIMES[-1], 0.0))  # not in those of earlier versions
     return BudgetedSteps(**values, is_recorded=True)
 
 
 _COUNTS = ("steps", "usual_steps")
-_TIMES = ("budget", "seconds", "seconds_usual", "seconds_least")
+_TIMES = ("budget", "seconds", "seconds_usual", "seconds_least", "seconds_without")

@@ -134,6 +134,7 @@ def run(
                     progress,
                     overwrite=overwrite,
                     command=command_line(),
+                    remarks=time_given.warnings,
                     **shared,
                 )
         else:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from recover.budget import BudgetedSteps
     from recover.preparation import Setup
     from shared.evaldata import EvalData
+    from shared.workers import Worker
 
 BUDGET = click.option(
     "--budget",
@@ -30,6 +29,7 @@ class Budget:
 
     Attributes:
         seconds: In all; None without ``--budget``.
+        warnings: For the reports, once something was chosen.
 
     Args:
         text: As given.
@@ -41,8 +41,9 @@ class Budget:
 
     def __init__(self, text: str | None, steps: int | None) -> None:
         self._started = time.monotonic()
-        self._write: Callable[[], None] | None = None
+        self._of_sweep: tuple[Path, dict[str, Any], bool] | None = None  # where, what, to replace
         self.seconds: float | None = None
+        self.warnings: tuple[str, ...] = ()
         if text is None:
             return
         from recover.budget import parse_budget
@@ -72,17 +73,18 @@ class Budget:
             eval_data: Likewise.
             num_levels: Likewise.
             overwrite: Choose anew; unless nothing is written, the run begins here once that is
-                done, so it must not overwrite any more. Of a sweep nothing begins, and the record
-                is left to :meth:`write`.
-            write: Likewise.
+                done, so it must not overwrite any more.
+            write: Likewise. Of a sweep nothing begins and nothing is written: that is left to
+                :meth:`settle`, since its levels may yet be refused.
         """
         assert self.seconds is not None
         from recover.budget import choose_steps, record_of
         from recover.folder import RunFolder
         from recover.preparation import inputs_of, run_arguments
 
-        replaces = overwrite and write and setup.group.leads
-        if replaces and num_levels is None:
+        is_sweep = num_levels is not None
+        replaces = overwrite and write and setup.group.leads and not is_sweep
+        if replaces:
             RunFolder(folder, {}, inputs_of(setup)).refuse_finished(overwrite=True)
         choice = choose_steps(
             setup,
@@ -92,35 +94,60 @@ class Budget:
             spent=time.monotonic() - self._started,
             num_levels=num_levels,
             fresh=overwrite,
-            write=write and not overwrite,
+            write=write and not overwrite and not is_sweep,
         )
+        self.warnings = exceeded(choice)
         if setup.group.leads:
-            say(f"recover: {remark(choice, is_sweep=num_levels is not None)}")
+            say(f"recover: {remark(choice, is_sweep=is_sweep)}")
         config = setup.config
         if choice.steps == 0 and config.importance == "fisher":  # which needs steps to go by
             config = dataclasses.replace(config, importance="magnitude")
         config = dataclasses.replace(config, steps=choice.steps)
+        record = record_of(choice, setup, eval_data, is_sweep=is_sweep)
         if replaces:
-            record = record_of(choice, setup, eval_data, is_sweep=num_levels is not None)
             chosen = dataclasses.replace(setup, config=config)
             run = RunFolder(folder, run_arguments(chosen, eval_data), inputs_of(setup))
-            if num_levels is None:
-                run.promise(record)
-            else:
-                self._write = partial(_write, run.budget, record)
+            run.promise(record)
+        if is_sweep and not choice.is_recorded:
+            self._of_sweep = RunFolder(folder, {}).budget, record, overwrite
         return config
 
-    def write(self) -> None:
-        """Replace the record of a sweep that is overwritten, now that it is certain to be."""
-        if self._write is not None:
-            self._write()
+    def settle(self) -> bool:
+        """Record what was chosen for a sweep, now that it is certain to run.
+
+        Returns:
+            Whether it holds. Of workers that choose at the same time the first one chooses for all.
+        """
+        if self._of_sweep is None:
+            return True
+        from shared.files import make_folder_of, write_json, write_json_once
+
+        path, record, replaces = self._of_sweep
+        make_folder_of(path)
+        if not replaces:
+            return write_json_once(path, record)
+        write_json(path, record)
+        return True
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    from shared.files import make_folder_of, write_json
+def refuse_to_overwrite(me: "Worker", *, overwrite: bool) -> None:
+    """Raise ConfigError where several workers would replace a sweep, with a budget each."""
+    if overwrite and me.count > 1:
+        raise ConfigError(
+            f"--budget: found --overwrite and {me.count} workers, of which each would choose other "
+            "steps; expected one worker, or an --out that is not there yet"
+        )
 
-    make_folder_of(path)
-    write_json(path, record)
+
+def exceeded(choice: "BudgetedSteps") -> tuple[str, ...]:
+    """Return a sentence for the reports where even no step takes longer than there is time."""
+    if not choice.is_exceeded:
+        return ()
+    return (
+        f"--budget {format_duration(choice.budget)}: found that loading, repair and judging alone "
+        f"take about {format_duration(choice.seconds_without)}; they were done, with 0 steps, and "
+        "took longer than the budget",
+    )
 
 
 def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:
@@ -134,9 +161,13 @@ def remark(choice: "BudgetedSteps", *, is_sweep: bool = False) -> str:
         return f"{text}goes on with the {choice.steps:,} steps{each} that an earlier call chose"
     if choice.steps == 0:
         least = format_duration(choice.seconds_least)
+        all_the_same = ""
+        if choice.is_exceeded:
+            without = format_duration(choice.seconds_without)
+            all_the_same = f", which takes about {without}, longer than the budget"
         return (
             f"{text}too short to distil, which takes {least}{each} at least: prunes and repairs "
-            f"only (0 steps); {usual}, and recover far more"
+            f"only (0 steps){all_the_same}; {usual}, and recover far more"
         )
     text += f"{choice.steps:,} steps, about {format_duration(choice.seconds)}{each} with judging; "
     if choice.steps < choice.usual_steps:

@@ -8,7 +8,7 @@ import click
 from recover.config import RecoverConfig
 from recover.presets import PRESETS
 from recover.settings import base_settings, remark_on_student
-from shared.cli import say
+from shared.cli import plain, say
 from shared.cli_options import (
     FILE,
     build_config,
@@ -112,8 +112,9 @@ def show_files(report: "RecoveryReport") -> None:
     counts = report.fact("dreams", "num_train"), report.fact("unlabeled", "num_images")
     if all(isinstance(count, int) for count in counts):  # files may have anything there
         click.echo("taught on {:,} dreams and {:,} real images".format(*counts))
-    click.echo(f"student: {report.out}/student.safetensors")
-    click.echo(f"report: {report.out}/report.json")
+    out = plain(report.out)
+    click.echo(f"student: {out}/student.safetensors")
+    click.echo(f"report: {out}/report.json")
 
 
 def area(value: float | None) -> str:

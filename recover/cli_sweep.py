@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recover.cli_budget import BUDGET, Budget
+from recover.cli_budget import BUDGET, Budget, refuse_to_overwrite
 from recover.cli_options import (
     AS_JSON,
     DREAMS,
@@ -62,7 +62,11 @@ if TYPE_CHECKING:
     "are there started otherwise]",
 )
 @click.option("--worker", metavar="I/N", help="run only every N-th level, beginning with I")
-@click.option("--overwrite", is_flag=True, help="replace each level in --out, once it is finished")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="replace each level in --out, once it is finished; a worker replaces only its own",
+)
 @click.option("--dry-run", is_flag=True, help="time a few steps, print the plan, write nothing")
 @AS_JSON
 def sweep(
@@ -119,28 +123,31 @@ def sweep(
     teacher = open_teacher(dreams, arguments)
     real = open_real_images(eval_data, teacher.spec)
     if budget is not None:
-        _refuse_to_overwrite(me, overwrite=overwrite)
-        base = time_given.fit(
-            prepare(configs[-1], teacher, dreams, allow_teacher_mismatch=mismatch),
-            out,
-            real,
-            num_levels=-(-len(levels) // me.count),
-            overwrite=overwrite,
-            write=not arguments["dry_run"],
-        )
-        configs = [
-            dataclasses.replace(config, steps=base.steps, importance=base.importance)
-            for config in configs
-        ]
-    if warm_start is None:
-        warm_start = starts_warm(configs, me, out, overwrite=overwrite)
-    if warm_start:
-        _refuse_workers(me)
-        configs = list(warm_starts(configs))
-    plan = plan_levels(configs, teacher, dreams, real, out, overwrite=overwrite)
+        refuse_to_overwrite(me, overwrite=overwrite)
+        setup = prepare(configs[-1], teacher, dreams, allow_teacher_mismatch=mismatch)
+
+    def planned() -> "list[Level]":
+        asked, warm = configs, warm_start
+        if budget is not None:
+            num_mine, write = -(-len(levels) // me.count), not arguments["dry_run"]
+            fit = time_given.fit(
+                setup, out, real, num_levels=num_mine, overwrite=overwrite, write=write
+            )
+            chosen: Any = {"steps": fit.steps, "importance": fit.importance}
+            asked = [dataclasses.replace(config, **chosen) for config in asked]
+        if warm is None:
+            warm = starts_warm(asked, me, out, overwrite=overwrite)
+        if warm:
+            _refuse_workers(me)
+            asked = list(warm_starts(asked))
+        return plan_levels(asked, teacher, dreams, real, out, overwrite=overwrite)
+
+    plan = planned()
     if arguments["dry_run"]:
         _dry_run(plan, me, teacher, dreams, mismatch=mismatch, as_json=as_json)
         return
+    if not overwrite and not time_given.settle():
+        plan = planned()  # with what another worker has just chosen
     with progress_display() as progress:
         mine = run_sweep(
             plan,
@@ -150,9 +157,10 @@ def sweep(
             me,
             progress,
             overwrite=overwrite,
-            promised=time_given.write,
+            promised=None if budget is None else time_given.settle,
             allow_teacher_mismatch=mismatch,
             command=command_line(),
+            remarks=time_given.warnings,
         )
     results = finished_results(plan)
     if len(results) < len(plan):
@@ -230,14 +238,6 @@ def _refuse_workers(me: "Worker") -> None:
         raise ConfigError(
             f"--warm-start: found {me.count} workers, expected one: each level waits for the one "
             "below"
-        )
-
-
-def _refuse_to_overwrite(me: "Worker", *, overwrite: bool) -> None:
-    if overwrite and me.count > 1:
-        raise ConfigError(
-            f"--budget: found --overwrite and {me.count} workers, of which each would choose other "
-            "steps; expected one worker, or an --out that is not there yet"
         )
 
 

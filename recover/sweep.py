@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from recover.finished import arguments_of, asked_arguments
 from recover.folder import RunFolder, changed_arguments, refuse_no_folder
 from recover.lock import alone_in
 from recover.pipeline import recover_student
+from recover.report import RecoveryReport
 from recover.results import Result, read_report, read_result
 from recover.starts import choose_start, is_choosy
 from shared.begun import begun
@@ -54,6 +56,12 @@ class Level:
         if self.folder.exists():
             start = {} if config is None else {"--warm-start": config.warm_start}
             RunFolder(self.folder, {**self.arguments, **start}, self.inputs).promise()
+
+    def has_made(self, report: RecoveryReport) -> bool:
+        """Whether a finished run is of this level, wherever it started; else of one before it."""
+        nowhere = {"--warm-start": None}
+        before = arguments_of(report) | nowhere
+        return not changed_arguments(before, {**self.arguments, **nowhere})
 
     @property
     def sparsity(self) -> float:
@@ -165,7 +173,8 @@ def run_sweep(
     progress: ProgressCallback = ignore_progress,
     *,
     overwrite: bool = False,
-    promised: Callable[[], None] | None = None,
+    promised: Callable[[], object] | None = None,
+    remarks: Sequence[str] = (),
     **options: Any,
 ) -> list[Level]:
     """Run the worker's levels that are not finished, one after another, and return those it ran.
@@ -183,7 +192,9 @@ def run_sweep(
         progress: Told of each level under its folder's name.
         overwrite: Replace what is there. All levels begin before the first one runs, so that a
             later call without it goes on with all of them.
-        promised: Called when they have; where it raises, none has.
+        promised: Called when they have; where it raises, none has. Without, what a budget chose for
+            the levels that are replaced is forgotten then.
+        remarks: For the report of every level, a sentence each.
         **options: ``allow_teacher_mismatch`` and ``command`` of recover_student.
 
     Raises:
@@ -195,7 +206,8 @@ def run_sweep(
         if level.state == FINISHED:
             RunFolder(level.folder, {}).tidy()
     if overwrite:
-        _promise(mine, promised)
+        of_the_old = RunFolder(levels[0].folder.parent, {}).budget
+        _promise(mine, promised or partial(of_the_old.unlink, missing_ok=True))
     with begun():
         for level in mine:
             below = [
@@ -213,13 +225,13 @@ def run_sweep(
                 level.folder,
                 _named(progress, level.folder.name),
                 start=start.student,
-                remarks=start.remarks,
+                remarks=(*remarks, *start.remarks),
                 **options,
             )
     return mine
 
 
-def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> None:
+def _promise(levels: Sequence[Level], promised: Callable[[], object]) -> None:
     """Begin all of the levels, or leave what is there as it is."""
     for level in levels:  # now: what an unfinished one has is gone when it begins anew
         if level.folder.is_dir():
@@ -229,16 +241,19 @@ def _promise(levels: Sequence[Level], promised: Callable[[], None] | None) -> No
         for level in levels:
             undo.callback(RunFolder(level.folder, {}).withdraw)
             level.promise()
-        if promised is not None:
-            promised()
+        promised()
         undo.pop_all()
 
 
 def finished_results(levels: Sequence[Level]) -> list[Result]:
-    """Return the levels that are finished by now, whoever ran them."""
-    return [
-        read_result(level.folder) for level in levels if RunFolder(level.folder, {}).is_finished
-    ]
+    """Return the levels that are finished by now, whoever ran them.
+
+    Of a sweep that is replaced, other workers may not have begun yet: what is there of their levels
+    is of the old one, and left out.
+    """
+    there = (level for level in levels if RunFolder(level.folder, {}).is_finished)
+    found = ((level, read_result(level.folder)) for level in there)
+    return [result for level, result in found if level.has_made(result.report)]
 
 
 def _as_begun(

@@ -5,6 +5,7 @@ at once.
 """
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -80,6 +81,8 @@ class Tool(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors and signals into a line and the documented exit code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
+            sys.stdout.reconfigure(errors="replace")
         try:
             with _terminated_as_interrupted(), warnings.catch_warnings():
                 # Of large or odd images it tells the lines of its own code.
@@ -104,9 +107,7 @@ class Tool(click.Group):
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
     name = (ctx.find_root().info_name or "").removesuffix("__main__.py")
-    line = " ".join(message.split())  # names in it may come from a file: no terminal escapes
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    click.echo(f"{name}: error: {line}", err=True)
+    say(f"{name}: error: {' '.join(message.split())}")
     ctx.exit(exit_code)
 
 
@@ -248,28 +249,37 @@ def emit(
 
 def say(text: str) -> None:
     """Print a remark to stderr: an assumption, a warning, a plan. Never interpreted as markup."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
+
+
+def plain(text: str) -> str:
+    """Return text with ``?`` for all but line ends that is not to be seen, or no text at all.
+
+    Names and words may come from a file: terminal escapes, directional marks, lone surrogates.
+    """
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to stdout; the first column is left-aligned, numbers to the right.
 
-    Cells are plain text: markup in a file's strings stays text. Where all columns are nameless,
-    it is a list of facts, without a head and with all cells to the left. Names in the first column
-    of a table are never wrapped, and nothing is where no terminal sets a width.
+    Cells are plain text: markup in a file's strings stays text, escapes become ``?``. Where all
+    columns are nameless, it is a list of facts, without a head and with all cells to the left.
+    Names in the first column of a table are never wrapped, and nothing is where no terminal sets a
+    width.
     """
     headed = any(columns)
-    table = Table(title=Text(title), title_justify="left", show_header=headed)
+    table = Table(title=Text(plain(title)), title_justify="left", show_header=headed)
     for number, column in enumerate(columns):
         justify: Any = "right" if number and headed else "left"
         table.add_column(
-            Text(column),
+            Text(plain(column)),
             justify=justify,
             overflow="fold",  # digests stay whole
             no_wrap=headed and number == 0,
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     width = None if Console().is_terminal else _NO_TERMINAL
     Console(highlight=False, width=width).print(table)
 

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
+from killing import Killed
 from recover_fixtures import blob_dreams, quick_config
 
 from recover.budget import (
@@ -51,7 +53,8 @@ def setup(tiny_teacher: Teacher, dreams: DreamSet) -> Setup:
 @pytest.fixture
 def pace(monkeypatch: pytest.MonkeyPatch) -> list[Pace]:
     """Paces that are measured one after another, the last one for ever; no time goes by."""
-    monkeypatch.setattr("recover.cli_budget.time", SimpleNamespace(monotonic=lambda: 0.0))
+    for module in ("recover.cli_budget", "recover.budget"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: 0.0))
     paces = [Pace(step=1.0, pruning=0.0, aside=10.0)]
     monkeypatch.setattr(
         "recover.budget.measure_pace",
@@ -279,6 +282,54 @@ def test_too_little_time_repairs_only(
     assert json.loads(result.stdout)["config"]["steps"] == 0
 
 
+def test_what_takes_longer_than_the_budget_with_no_step_is_said_and_recorded(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+) -> None:
+    pace[:] = [Pace(step=1.0, pruning=0.0, aside=31.0)]
+    words = "repair and judging alone take about 1 min 2 s"
+
+    fits = call(runner, dreams, tmp_path / "run", "--budget", "40", "--json")
+    levels = ("--sparsity", "0.5,0.9", "--budget", "40", "--json")
+    exceeded = swept(runner, dreams, tmp_path / "levels", *levels)
+
+    assert not any("--budget" in text for text in json.loads(fits.stdout)["warnings"])
+    assert "longer than the budget" not in fits.stderr
+    for record in json.loads(exceeded.stdout):  # of two levels of 31 s
+        assert sum(words in text for text in record["warnings"]) == 1
+    assert "about 1 min 2 s, longer than the budget; the usual" in exceeded.stderr.splitlines()[0]
+    assert exceeded.stderr.count(f"warning: --budget 0 min 40 s: found that loading, {words}") == 1
+
+
+def test_the_time_that_the_timing_takes_is_gone(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def measure(*_: object, **__: object) -> Pace:
+        now[0] += 100
+        return Pace(step=1.0, pruning=0.0, aside=10.0)
+
+    monkeypatch.setattr("recover.budget.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("recover.budget.measure_pace", measure)
+    choice = choose_steps(setup, tmp_path, 600, eval_data=None, spent=30)
+
+    assert choice.steps == 430  # 600 s less 5 %, less the 30 s and the 100 s, less 10 s aside
+    assert choice.seconds_without == 140
+    assert not choice.is_exceeded
+
+
+def test_a_record_of_an_earlier_version_is_gone_on_with(
+    setup: Setup, tmp_path: Path, pace: list[Pace]
+) -> None:
+    chosen = choose_steps(setup, tmp_path, 600, eval_data=None)
+    path = tmp_path / "budget.json"
+    record = json.loads(path.read_text())
+    del record["seconds_without"]
+    path.write_text(json.dumps(record))
+
+    assert choose_steps(setup, tmp_path, 600, eval_data=None).steps == chosen.steps
+
+
 def test_a_finished_run_without_a_budget_is_not_given_one(
     runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
 ) -> None:
@@ -429,6 +480,103 @@ def test_a_sweep_that_replaces_nothing_leaves_the_record(
     assert not list(out.glob("*/.recover.next"))
     assert runner.invoke(main, [*sweep, "20s", "--overwrite"]).exit_code == 0
     assert json.loads((out / "budget.json").read_text())["budget"] == 20
+
+
+def swept(runner: CliRunner, dreams: DreamSet, out: Path, *arguments: str) -> Result:
+    paths = ("--dreams", str(dreams.path), "--out", str(out))
+    return runner.invoke(main, ["sweep", *QUICK, *paths, *arguments])
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.json")}
+
+
+def test_a_sweep_that_is_refused_leaves_no_record(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+) -> None:
+    out, level = tmp_path / "levels", ("--sparsity", "0.9")
+    assert swept(runner, dreams, out, *level, "--steps", "0").exit_code == 0
+    before = files(out)
+
+    begun_without = swept(runner, dreams, out, *level, "--budget", "100s")
+    new = ("--channels", "0.5", "--warm-start", "--budget", "1s")  # too little to cut on the way
+    impossible = swept(runner, dreams, tmp_path / "new", *new)
+
+    assert begun_without.exit_code == 4
+    assert "s0.9: is finished with" in begun_without.stderr
+    assert files(out) == before
+    assert impossible.exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_replaces_a_sweep_leaves_no_record_of_its_budget(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace]
+) -> None:
+    out, level = tmp_path / "levels", ("--sparsity", "0.9")
+    assert swept(runner, dreams, out, *level, "--budget", "30s").exit_code == 0
+
+    with alone_in(out / "s0.9"):
+        busy = swept(runner, dreams, out, *level, "--steps", "1", "--overwrite")
+    kept = (out / "budget.json").exists()
+    replaced = swept(runner, dreams, out, *level, "--steps", "1", "--overwrite")
+
+    assert busy.exit_code == 1
+    assert kept
+    assert replaced.exit_code == 0, replaced.output
+    assert not (out / "budget.json").exists()
+
+
+def test_a_sweep_that_is_killed_before_its_record_is_replaced_by_the_same_command(
+    runner: CliRunner,
+    dreams: DreamSet,
+    tmp_path: Path,
+    pace: list[Pace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, again = tmp_path / "levels", ("--sparsity", "0.9", "--budget", "20s", "--overwrite")
+    assert swept(runner, dreams, out, "--sparsity", "0.9", "--budget", "30s").exit_code == 0
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recover.cli_budget.Budget.settle", kill)
+        patch.setattr("recover.folder.RunFolder.withdraw", lambda _: None)
+        with pytest.raises(Killed):
+            swept(runner, dreams, out, *again)
+    without = swept(runner, dreams, out, *again[:-1])
+    replaced = swept(runner, dreams, out, *again)
+
+    assert without.exit_code == 4
+    assert "start again with --overwrite" in without.stderr
+    assert replaced.exit_code == 0, replaced.output
+    assert json.loads((out / "budget.json").read_text())["budget"] == 20
+    assert not list(out.glob("*/.recover.next"))
+
+
+@pytest.mark.parametrize("moment", ["recover.budget.measure_pace", "recover.sweep.plan_levels"])
+def test_workers_that_choose_at_once_run_with_the_steps_of_the_first(
+    runner: CliRunner, dreams: DreamSet, tmp_path: Path, pace: list[Pace], moment: str
+) -> None:
+    """While the second one measures, or after it has planned, the first begins and ends."""
+    out, sweep = tmp_path / "levels", ("--sparsity", "0.5,0.9", "--budget", "70s", "--worker")
+    module, _, name = moment.rpartition(".")
+    work = getattr(importlib.import_module(module), name)
+
+    def late(*arguments: object, **options: object) -> object:
+        done = work(*arguments, **options)
+        patch.undo()
+        pace.insert(0, Pace(step=99.0, pruning=0.0, aside=0.0))
+        assert swept(runner, dreams, out, *sweep, "0/2").exit_code == 0
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moment, late)
+        second = swept(runner, dreams, out, *sweep, "1/2", "--json")
+
+    assert second.exit_code == 0, second.output
+    assert [report["config"]["steps"] for report in json.loads(second.stdout)] == [0, 0]
+    assert "that an earlier call chose" in second.stderr
 
 
 def full(path: Path, _: object) -> None:

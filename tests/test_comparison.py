@@ -176,6 +176,16 @@ def test_the_record_says_of_what_kind_a_student_is(runner, tmp_path):
     ]
 
 
+def test_a_hostile_word_is_shown_as_plain_text(runner, tmp_path):
+    """Lone surrogates are no text that could be written, escapes would act on the terminal."""
+    write_run(tmp_path / "a", 0.5, config={"pattern": "2:4\ud800\x1b[2J"})
+
+    shown = runner.invoke(main, ["compare", str(tmp_path / "a")])
+
+    assert shown.exit_code == 0, shown.output
+    assert "2:4??[2J (80 %)" in shown.stdout
+
+
 def test_a_report_of_an_earlier_version_is_read(tmp_path):
     path = write_run(tmp_path / "run", 0.5, 0.5) / "report.json"
     record = json.loads(path.read_text())

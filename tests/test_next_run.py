@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from killing import Killed, kill_at
-from recover_fixtures import blob_dreams, quick_config
+from recover_fixtures import blob_dreams, quick_config, self_contained_dreams
 
+from recover.cli import main
 from recover.finished import finished_report
 from recover.folder import RunFolder
 from recover.lock import LOCK_NAME, alone_in
@@ -88,6 +90,42 @@ def test_an_error_before_the_first_checkpoint_leaves_the_finished_run(tmp_path: 
     assert RunFolder(tmp_path, {}).is_finished
     assert not (tmp_path / NEXT_NAME).exists()
     assert contents(tmp_path) == {**OLD, ".recover.lock": ""}
+
+
+@pytest.mark.parametrize(
+    "where", ["next_run.write_json", "journal.Journal.add", "folder.write_state"]
+)
+def test_a_full_disk_before_the_first_checkpoint_loses_nothing(
+    runner: CliRunner,
+    tiny_teacher: Teacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    monkeypatch.setattr("recover.course.SECONDS_PER_REPORT", 0.0)
+    dreams, out = self_contained_dreams(tmp_path / "dreams", tiny_teacher), tmp_path / "out"
+    run = ["run", "--dreams", str(dreams.path), "--out", str(out), "--device", "cpu"]
+    run += ["--batch-size", "16", "--repair-images", "0", "--checkpoint-every"]
+    run += ["1e-9" if "state" in where else "99"]
+    prune_student(quick_config(sparsity=0.5), tiny_teacher, dreams, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(out / "x"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"recover.{where}", full)
+        stopped = runner.invoke(main, [*run, "--steps", "2", "--overwrite"])
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.name != LOCK_NAME}
+    again = runner.invoke(main, [*run, "--steps", "2", "--overwrite"])
+
+    assert stopped.exit_code == 1
+    errors = [line for line in stopped.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
+    assert after == before
+    assert again.exit_code == 0, again.output
+    assert json.loads((out / "report.json").read_text())["config"]["steps"] == 2
 
 
 def test_an_error_while_going_on_leaves_what_was_begun(tmp_path: Path) -> None:

@@ -457,6 +457,12 @@ def test_levels_that_are_no_list_of_numbers_are_refused(
         recover.run_sweep(tmp_path / "dreams.h5", teacher=own, sparsity=levels, out=tmp_path / "s")
 
 
+@pytest.mark.parametrize("start", ["no", [0.5], 0.0])
+def test_whether_levels_start_warm_is_yes_or_no(start: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"warm_start: found .*; expected bool"):
+        recover.run_sweep(tmp_path / "dreams.h5", warm_start=start)
+
+
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 def test_the_callers_modes_do_not_matter(around: Any, own: Own, tmp_path: Path) -> None:
     expected = run(synth(own, tmp_path / "a.h5"), teacher=own, out=tmp_path / "a")

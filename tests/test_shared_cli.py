@@ -394,6 +394,20 @@ def test_json_and_tables_go_to_stdout_and_markup_stays_text(capsys):
     assert printed.err == ""
 
 
+def test_what_is_no_text_or_acts_on_a_terminal_is_shown_as_question_marks(runner, capsys):
+    hostile = "\x1b[2J\ud800\u202e\nx"
+
+    cli.say(hostile)
+    cli.show_table(hostile, (hostile, "b"), [(hostile, "1")])
+    printed = capsys.readouterr()
+    path = runner.invoke(tool, ["means", "--mean", "caf\udce9"])
+
+    assert printed.err == "?[2J??\nx\n"
+    assert printed.out.count("?[2J??") == 3
+    assert not set(printed.out) & set(hostile) - set("[2J\nx")
+    assert path.stdout == "caf?\n", path.output
+
+
 def test_without_a_terminal_progress_is_a_line_every_half_minute(capsys):
     now = [0.0]
     show = cli_progress._line_printer(lambda: now[0])

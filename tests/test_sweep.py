@@ -338,6 +338,23 @@ def test_two_workers_of_the_command_share_the_levels(runner, dreams, tmp_path, m
     assert "s0.5 distill" not in second.stderr
 
 
+def test_a_worker_that_overwrites_shows_no_levels_of_the_old_sweep(runner, dreams, tmp_path):
+    out = tmp_path / "levels"
+    arguments = ("--dreams", dreams.path, "--out", out, "--no-warm-start", "--json")
+    assert sweep(runner, *arguments, "--steps", "0").exit_code == 0
+    other = (out / "s0.9" / "report.json").read_bytes()
+
+    first = sweep(runner, *arguments, "--worker", "0/2", "--overwrite")
+    left = (out / "s0.9" / "report.json").read_bytes()
+    second = sweep(runner, *arguments, "--worker", "1/2", "--overwrite")
+
+    assert first.exit_code == second.exit_code == 0, second.output
+    assert [record["sparsity"] for record in json.loads(first.stdout)] == [0.5]
+    assert "1 of 2 levels are finished" in first.stderr
+    assert left == other
+    assert [record["config"]["steps"] for record in json.loads(second.stdout)] == [6, 6]
+
+
 def test_of_a_launchers_processes_one_prints(runner, dreams, tmp_path, monkeypatch):
     arguments = ("--dreams", dreams.path, "--out", tmp_path / "levels", "--no-warm-start", "--json")
     monkeypatch.setenv("WORLD_SIZE", "2")
