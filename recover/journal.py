@@ -11,19 +11,23 @@ class Journal:
     """Rows of ``metrics.jsonl``, each with a ``step``.
 
     Args:
-        path: Created with the first row.
+        path: Created with the first row; None keeps none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; it is in the file when this returns."""
+        if self._path is None:
+            return
         with naming(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, allow_nan=False) + "\n")
 
     def has_rows(self) -> bool:
         """Tell whether the file begins with a row of a run."""
+        if self._path is None:
+            return False
         try:
             with self._path.open(encoding="utf-8") as stream:
                 row = json.loads(stream.readline())
@@ -33,7 +37,7 @@ class Journal:
 
     def rewind(self, step: int) -> None:
         """Drop the rows after ``step``, and whatever follows a line that is no row."""
-        if not self._path.exists():
+        if self._path is None or not self._path.exists():
             return
         kept = []
         for line in self._path.read_bytes().splitlines():

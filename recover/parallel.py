@@ -6,10 +6,8 @@ their part of every batch, and change their copy of the student as the first one
 
 import copy
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from recover.config import RecoverConfig
 from recover.course import distill
@@ -90,7 +88,7 @@ def follow(
         distill(
             begin(setup.config),
             again=begin,
-            journal=Journal(Path(os.devnull)),
+            journal=Journal(None),  # the first process keeps it
             save=lambda run: None,
             progress=ignore_progress,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".unfinished"  # ends the name of a hidden folder that waits to be gone on with
+_DEVICES = Path("/dev")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -65,8 +66,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     block raises, the temporary file is removed and ``path`` is as it was.
 
     Raises:
-        UnwritableError: If the file cannot be made there.
+        UnwritableError: If the file cannot be made there, or a device or pipe has that name, which
+            a file would replace.
     """
+    refuse_device(path)
     temporary = temporary_of(path)
     try:
         with naming(path, temporary):
@@ -78,6 +81,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # what is wrong with its folder has been said
             temporary.unlink()
     fsync_folder(path.parent)
+
+
+def refuse_device(path: Path) -> None:
+    """Raise UnwritableError where ``path`` is a device or a pipe, or a name among the devices."""
+    is_special = path.exists() and not (path.is_file() or path.is_dir())
+    if is_special or path.parent.resolve() == _DEVICES:  # /dev/stdout may lead to a file
+        raise UnwritableError(errno.EINVAL, "expected the name of a file", str(path))
 
 
 @contextmanager
