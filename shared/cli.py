@@ -5,6 +5,8 @@ at once.
 """
 
 import errno
+import functools
+import importlib
 import json
 import os
 import shlex
@@ -71,6 +73,8 @@ class Tool(click.Group):
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command whose options the environment names by flag: ``DREAMFORGE_SYNTH_N``."""
         super().add_command(cmd, name)
+        if cmd.callback is not None:
+            cmd.callback = _after_numpy(cmd.callback)
         prefix = self.context_settings.get("auto_envvar_prefix")
         for param in cmd.params:
             if prefix and isinstance(param, click.Option) and param.envvar is None:
@@ -100,6 +104,21 @@ class Tool(click.Group):
             if not is_out_of_memory(error):
                 raise
             _fail(ctx, "out of memory: lower --batch-size, or free some (see --dry-run)", 1)
+
+
+def _after_numpy(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``callback``, before which NumPy is imported.
+
+    PyTorch imports it in its own initialisation, and takes an interruption there for a NumPy that
+    cannot be had: the command would run on to its end.
+    """
+
+    @functools.wraps(callback)
+    def call(*arguments: Any, **options: Any) -> Any:
+        importlib.import_module("numpy")
+        return callback(*arguments, **options)
+
+    return call
 
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:

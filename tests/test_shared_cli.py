@@ -2,6 +2,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import click
@@ -198,6 +200,27 @@ def test_errors_are_one_line_on_stderr_and_a_documented_exit_code(runner, name, 
     assert result.stderr.startswith("tool: error: ")
     assert result.stderr.count("\n") == 1
     assert result.stderr.removesuffix("\n").isprintable()
+
+
+def test_an_interruption_is_heard_while_numpy_is_imported():
+    """PyTorch swallows one that comes while it imports NumPy itself: the teacher would be read."""
+    code = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy._utils":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from dreamforge.cli import main
+main(["synth", "--teacher", "missing.pt"], prog_name="dreamforge")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "missing.pt: " not in done.stderr
+    assert "dreamforge: error: interrupted; " in done.stderr
 
 
 def test_an_unknown_error_is_a_bug_and_shows_its_traceback(runner):
