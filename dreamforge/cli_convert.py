@@ -10,7 +10,7 @@ from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
 from dreamforge.config import STARTS
 from dreamforge.texts import size_text
 from shared.cli import command_line, emit, say
-from shared.cli_options import FILE, teacher_arguments, teacher_options
+from shared.cli_options import COUNT, FILE, PROBABILITY, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OUT = click.option("--out", "-o", type=FILE, required=True, help="index file to write")
 COMPRESS = click.option("--compress", "compression", is_flag=True, help="gzip the images")
 SHARD_SIZE = click.option(
-    "--shard-size", type=int, metavar="N", help="images per shard  [default: 64 MiB of them]"
+    "--shard-size", type=COUNT, metavar="N", help="images per shard  [default: 64 MiB of them]"
 )
 TEACHER = click.option(
     "--teacher",
@@ -74,12 +74,12 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -
 @click.command("filter")
 @DREAMS
 @click.option(
-    "--min-confidence", type=float, metavar="P", help="least probability of the label, 0 to 1"
+    "--min-confidence", type=PROBABILITY, metavar="P", help="least probability of the label"
 )
 @click.option("--agree", is_flag=True, help="only where the teacher's answer is the label")
-@click.option("--per-class", type=int, metavar="N", help="the N most confident of each class")
+@click.option("--per-class", type=COUNT, metavar="N", help="the N most confident of each class")
 @click.option(
-    "--n", "num_images", type=int, metavar="N", help="N in all, balanced, the most confident"
+    "--n", "num_images", type=COUNT, metavar="N", help="N in all, balanced, the most confident"
 )
 @writing
 def filter_(dreams: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
@@ -214,7 +214,7 @@ def import_(
 @click.option(
     "--n",
     "num_images",
-    type=int,
+    type=COUNT,
     default=4096,
     show_default=True,
     metavar="N",

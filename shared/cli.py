@@ -5,21 +5,17 @@ at once.
 """
 
 import errno
-import functools
-import importlib
 import json
 import os
 import shlex
-import signal
 import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +30,7 @@ from shared.errors import (
 from shared.files import UnwritableError
 from shared.options_file import Setting, read_options
 from shared.provenance import now
+from shared.signals import numpy_first, terminated_as_interrupted
 
 _NO_TERMINAL = 1000  # columns
 
@@ -74,7 +71,7 @@ class Tool(click.Group):
         """Add a command whose options the environment names by flag: ``DREAMFORGE_SYNTH_N``."""
         super().add_command(cmd, name)
         if cmd.callback is not None:
-            cmd.callback = _after_numpy(cmd.callback)
+            cmd.callback = numpy_first(cmd.callback)
         prefix = self.context_settings.get("auto_envvar_prefix")
         for param in cmd.params:
             if prefix and isinstance(param, click.Option) and param.envvar is None:
@@ -85,10 +82,13 @@ class Tool(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors and signals into a line and the documented exit code."""
         try:
-            with _terminated_as_interrupted(), warnings.catch_warnings():
+            with terminated_as_interrupted(), warnings.catch_warnings():
                 # Of large or odd images it tells the lines of its own code.
                 warnings.filterwarnings("ignore", module="PIL")
                 return super().invoke(ctx)
+        except click.BadParameter as error:
+            error.message += _where_said(error)
+            raise
         except SpokenForError as error:
             ctx.exit(error.exit_code)
         except DreamforgeError as error:
@@ -106,19 +106,14 @@ class Tool(click.Group):
             _fail(ctx, "out of memory: lower --batch-size, or free some (see --dry-run)", 1)
 
 
-def _after_numpy(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``callback``, before which NumPy is imported.
-
-    PyTorch imports it in its own initialisation, and takes an interruption there for a NumPy that
-    cannot be had: the command would run on to its end.
-    """
-
-    @functools.wraps(callback)
-    def call(*arguments: Any, **options: Any) -> Any:
-        importlib.import_module("numpy")
-        return callback(*arguments, **options)
-
-    return call
+def _where_said(error: click.BadParameter) -> str:
+    """Return where the value of an option comes from, where nobody typed it."""
+    if error.ctx is None or error.param is None or error.param.name is None:
+        return ""
+    source = error.ctx.get_parameter_source(error.param.name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f" (from {error.param.envvar})"
+    return " (from the file of --config)" if source is ParameterSource.DEFAULT_MAP else ""
 
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
@@ -135,24 +130,6 @@ def _describe(error: OSError) -> str:
         advice = "make room, or choose another place" if error.is_full else "choose another place"
         return f"{error.filename}: cannot be written to ({reason}); {advice}"
     return f"{error.filename}: {reason}" if error.filename else reason
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM (a scheduler's preemption) like Ctrl-C: clean up, say how to resume."""
-
-    def interrupt(signum: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: a program that calls us owns its signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
