@@ -9,6 +9,7 @@ import click
 from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
 from dreamforge.config import STARTS
 from dreamforge.texts import size_text
+from dreamforge.unfinished import goes_on
 from shared.cli import command_line, emit, say
 from shared.cli_options import COUNT, FILE, PROBABILITY, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
@@ -200,11 +201,12 @@ def import_(
     Example:
       dreamforge import imagenet/val --teacher resnet50.pt --out real.h5
     """
-    from dreamforge.import_images import import_images
+    with goes_on(out):
+        from dreamforge.import_images import import_images
 
-    loaded, facts = _answering(teacher, licence, options)
-    with progress_display() as progress:
-        manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
+        loaded, facts = _answering(teacher, licence, options)
+        with progress_display() as progress:
+            manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
     _emit_set(out, manifest, as_json=as_json)
 
 
@@ -249,11 +251,12 @@ def draw(
     Example:
       dreamforge draw --teacher vit.safetensors --n 4096 --out scenes.h5
     """
-    from dreamforge.drawings import draw as draw_set
+    with goes_on(out):
+        from dreamforge.drawings import draw as draw_set
 
-    loaded, facts = _answering(teacher, licence, options)
-    with progress_display() as progress:
-        manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
+        loaded, facts = _answering(teacher, licence, options)
+        with progress_display() as progress:
+            manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
     _emit_set(out, manifest, as_json=as_json)
 
 

@@ -87,7 +87,9 @@ class Tool(click.Group):
                 warnings.filterwarnings("ignore", module="PIL")
                 return super().invoke(ctx)
         except click.BadParameter as error:
-            error.message += _where_said(error)
+            if where := _where_said(error):
+                said = f"{error.message} ({where})"
+                raise click.BadParameter(said, error.ctx, error.param, error.param_hint) from error
             raise
         except SpokenForError as error:
             ctx.exit(error.exit_code)
@@ -107,13 +109,13 @@ class Tool(click.Group):
 
 
 def _where_said(error: click.BadParameter) -> str:
-    """Return where the value of an option comes from, where nobody typed it."""
+    """Return where the value of an option comes from, or "" where somebody typed it."""
     if error.ctx is None or error.param is None or error.param.name is None:
         return ""
     source = error.ctx.get_parameter_source(error.param.name)
     if source is ParameterSource.ENVIRONMENT:
-        return f" (from {error.param.envvar})"
-    return " (from the file of --config)" if source is ParameterSource.DEFAULT_MAP else ""
+        return f"from {error.param.envvar}"
+    return "from the file of --config" if source is ParameterSource.DEFAULT_MAP else ""
 
 
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
