@@ -1,6 +1,6 @@
 """The commands of ``dreamforge`` that make one set out of others, or another format of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
 from dreamforge.config import STARTS
 from dreamforge.texts import size_text
 from dreamforge.unfinished import goes_on
-from shared.cli import command_line, emit, say
+from shared.cli import command_line, emit, remark
 from shared.cli_options import COUNT, FILE, PROBABILITY, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
@@ -207,7 +207,7 @@ def import_(
         loaded, facts = _answering(teacher, licence, options)
         with progress_display() as progress:
             manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json)
+    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
 
 
 @click.command()
@@ -257,7 +257,7 @@ def draw(
         loaded, facts = _answering(teacher, licence, options)
         with progress_display() as progress:
             manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json)
+    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
 
 
 def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teacher", Any]:
@@ -269,8 +269,7 @@ def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teac
     device = options.pop("device")
     names = ("arch", "image_size", "mean", "std", "class_names", "answers")
     loaded = load_teacher(path, **teacher_arguments({name: options.pop(name) for name in names}))
-    for assumption in loaded.spec.assumptions:
-        say(f"assumed: {printable(assumption, 200)}")
+    remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
     return loaded.to(resolve_device(device)), {**_facts(device), "license": licence}
 
 
@@ -284,7 +283,7 @@ def _facts(device: str = "cpu") -> dict[str, Any]:
     return provenance(device=describe_device(resolve_device(device)), command=command_line())
 
 
-def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool) -> None:
+def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool, said: Sequence[str] = ()) -> None:
     num_bytes = out.stat().st_size + sum(shard.num_bytes for shard in manifest.shards)
     record = {
         "out": str(out),
@@ -294,6 +293,7 @@ def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool) -> None:
         "digest": manifest.digest(),
         "teacher": manifest.teacher.fingerprint,
         "quality": manifest.quality,
+        "warnings": list(said),
     }
     where = f"in {len(manifest.shards)} shards" if manifest.shards else "in one file"
     line = f"{out}: {manifest.num_images:,} images {where}, {size_text(num_bytes)}"

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,14 @@ def emit(
 def say(text: str) -> None:
     """Print a remark to stderr: an assumption, a warning, a plan. Never interpreted as markup."""
     click.echo(text, err=True)
+
+
+def remark(kind: str, texts: Iterable[str]) -> list[str]:
+    """Say each text behind its kind, ``assumed`` or ``warning``; return all, for ``--json``."""
+    remarks = list(texts)
+    for text in remarks:
+        say(f"{kind}: {text}")
+    return remarks
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -83,6 +83,10 @@ def test_a_loss_beyond_the_usual_is_said(synth, monkeypatch, factor, arguments, 
 
     assert again.exit_code == 0
     assert (f"warning: the dreams' mean loss is {loss:.1f}" in again.stderr) == is_said
+    warnings = json.loads(synth(*arguments, "--json").stdout)["warnings"]
+    said = re.findall(r"^(?:assumed|note|warning): (.+)$", again.stderr, re.MULTILINE)
+    assert warnings == said
+    assert any(text.startswith("the dreams' mean loss") for text in warnings) == is_said
 
 
 def test_json_is_the_only_thing_on_stdout(synth, tmp_path):
@@ -247,6 +251,7 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(synth, tmp_path):
     assert plan["num_bytes_of_process"] > 100 * 2**20  # PyTorch alone takes more
     assert re.search(r"MiB for a batch, .* MiB free; the process took [\d,]+ MiB", shown.stdout)
     assert plan["num_shards"] == 2
+    assert plan["warnings"] == re.findall("^(?:assumed|note): (.+)$", shown.stderr, re.MULTILINE)
     assert plan["teacher"]["architecture"] == "resnet8"
     assert plan["config"]["batch_size"] == 4
     for word in ("resnet8, 4 classes", "3 per batch", "dreams.h5 and 2 shards", "MiB free"):

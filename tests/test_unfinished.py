@@ -1,6 +1,7 @@
 """Sets of images that a teacher answers: after an interruption the same command goes on."""
 
 import errno
+import json
 import os
 import signal
 from contextlib import suppress
@@ -251,7 +252,13 @@ def test_the_command_says_that_it_goes_on_and_the_old_set_is_there(
     out = tmp_path / "set.h5"
     words = ["draw", "--teacher", str(teacher_file), "--n", "12", "--shard-size", "4"]
     words += ["--out", str(out)]
-    assert CliRunner().invoke(main, words).exit_code == 0
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0
+    said = json.loads(result.stdout)["warnings"]
+    assert said
+    assert [line for line in result.stderr.splitlines() if "assumed: " in line] == [
+        f"assumed: {text}" for text in said
+    ]
     words += ["--seed", "1", "--overwrite"]
     before = out.read_bytes()
     answer, left = Teacher.logits, [0]
