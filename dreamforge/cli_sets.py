@@ -210,7 +210,7 @@ def sign(dreams: Path, key: Path, overwrite: bool, as_json: bool) -> None:  # no
 
     refuse_signed(dreams, overwrite=overwrite)
     with progress_display() as progress:
-        report = verify_set(dreams, progress=progress)
+        report = verify_set(dreams, signed=False, progress=progress)
     if not report.fine:
         emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
         raise click.exceptions.Exit(1)

@@ -119,6 +119,9 @@ def test_the_same_command_again_changes_nothing(synth, tmp_path):
 
 def test_other_arguments_are_refused_unless_overwritten(synth, tmp_path):
     assert synth().exit_code == 0
+    signature = tmp_path / "dreams.h5.sig"
+    signature.write_text("-----BEGIN SSH SIGNATURE-----")
+    assert synth().exit_code == 0
     before = digests(tmp_path)
 
     refused = synth("--steps", 4)
@@ -129,6 +132,7 @@ def test_other_arguments_are_refused_unless_overwritten(synth, tmp_path):
     replaced = synth("--steps", 4, "--overwrite")
     assert replaced.exit_code == 0
     assert DreamSet.open(tmp_path / "dreams.h5").manifest.synthesis["steps"] == 4
+    assert not signature.exists()
 
 
 @pytest.mark.parametrize(
