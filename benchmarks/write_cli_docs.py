@@ -19,8 +19,9 @@ INTRODUCTION = """\
 Written by `make docs` (`benchmarks/write_cli_docs.py`); edit the commands, not this page.
 
 Results go to stdout, everything else (progress, assumptions, warnings, errors) to stderr. `--json`
-puts one JSON object on stdout, with accuracies as fractions. An error is one line: what was found,
-what was expected, what to do. On a terminal progress is a bar, elsewhere a line every 30 seconds.
+puts one JSON object on stdout, with accuracies as fractions; `warnings` in it is what stderr
+says of assumptions and oddities. An error is one line: what was found, what was expected, what to
+do. On a terminal progress is a bar, elsewhere a line every 30 seconds.
 
 ## Exit codes
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamforge.kept_shard import read_kept
 from dreamforge.overwrite import files_of, refuse_sources
 from dreamforge.replacing import new_set
-from dreamforge.unfinished import read_kept
 from shared.confidence import first_confidences, recognised
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet

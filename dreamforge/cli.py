@@ -12,7 +12,7 @@ from dreamforge.config import SynthesisConfig, refuse_for_sigmoids
 from dreamforge.presets import PRESETS, preset_values
 from dreamforge.remarks import remarks_on_loss
 from shared.begun import begun
-from shared.cli import Tool, command_line, emit, format_duration, say, show_table
+from shared.cli import Tool, command_line, emit, format_duration, remark, show_table
 from shared.cli_options import (
     FILE,
     build_config,
@@ -97,14 +97,12 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     devices = _devices(options["gpus"], options["device"], local_rank)
     device = resolve_device(devices[0] if devices else options["device"], local_rank)
     loaded = load_teacher(teacher, needs_batch_norm=True, **teacher_arguments(options))
-    for assumption in loaded.spec.assumptions:
-        say(f"assumed: {printable(assumption, 200)}")
+    warnings = remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     asked = build_config(SynthesisConfig, options, preset_settings)
     refuse_for_sigmoids(asked, loaded.spec)
-    for remark in usual_units(loaded, asked.method).remarks:
-        say(f"note: {remark}")
+    warnings += remark("note", usual_units(loaded, asked.method).remarks)
     config, note = settle_batch_size(
         loaded,
         asked,
@@ -114,12 +112,12 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         apart=worker.count > 1,
         overwrite=options["overwrite"],
     )
-    if note:
-        say(f"note: {note}")
+    warnings += remark("note", [note] if note else [])
     if options["dry_run"]:
         config = settle_compile(loaded, config.resolve(image_shape), device)
-        embed = options["embed_teacher"]
-        _show_plan(loaded, config, out, device, embed_teacher=embed, as_json=as_json)
+        record, rows = _plan(loaded, config, out, device, embed_teacher=options["embed_teacher"])
+        record["warnings"] = warnings
+        emit(record, as_json=as_json, render=lambda: show_table("Plan", ("", ""), rows))
         return
     result = _run(
         loaded,
@@ -133,8 +131,8 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         preset=preset,
         options=options,
     )
-    for note in result.notes:
-        say(f"note: {note}")
+    warnings += remark("note", result.notes)
+    warnings += remark("warning", remarks_on_loss(config, result.quality))
     record = {
         "out": str(result.out),
         "finished": result.finished,
@@ -145,9 +143,8 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         "teacher_accuracy_on_dreams": result.quality.get("teacher_accuracy"),
         "mean_confidence": result.quality.get("mean_confidence"),
         "mean_loss": result.quality.get("mean_loss"),
+        "warnings": warnings,
     }
-    for remark in remarks_on_loss(config, result.quality):
-        say(f"warning: {remark}")
     emit(record, as_json=as_json, render=lambda: _show_result(record))
 
 
@@ -224,15 +221,10 @@ def _show_result(record: dict[str, Any]) -> None:
     )
 
 
-def _show_plan(
-    loaded: Any,
-    config: SynthesisConfig,
-    out: Path,
-    device: Any,
-    *,
-    embed_teacher: bool,
-    as_json: bool,
-) -> None:
+def _plan(
+    loaded: Any, config: SynthesisConfig, out: Path, device: Any, *, embed_teacher: bool
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the plan of a run and what it will cost: for programs, and as rows of a table."""
     from dreamforge.estimate import estimate
     from dreamforge.plan import plan_shards
     from shared.device import describe_device
@@ -271,7 +263,7 @@ def _show_plan(
         ),
         ("device", record["device"]),
     ]
-    emit(record, as_json=as_json, render=lambda: show_table("Plan", ("", ""), rows))
+    return record, rows
 
 
 for _command in (*SET_COMMANDS, *CONVERSIONS):

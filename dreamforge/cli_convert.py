@@ -1,6 +1,6 @@
 """The commands of ``dreamforge`` that make one set out of others, or another format of one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,9 @@ import click
 from dreamforge.cli_sets import AS_JSON, DREAMS, OVERWRITE
 from dreamforge.config import STARTS
 from dreamforge.texts import size_text
-from shared.cli import command_line, emit, say
-from shared.cli_options import FILE, teacher_arguments, teacher_options
+from dreamforge.unfinished import goes_on
+from shared.cli import command_line, emit, remark
+from shared.cli_options import COUNT, FILE, PROBABILITY, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 OUT = click.option("--out", "-o", type=FILE, required=True, help="index file to write")
 COMPRESS = click.option("--compress", "compression", is_flag=True, help="gzip the images")
 SHARD_SIZE = click.option(
-    "--shard-size", type=int, metavar="N", help="images per shard  [default: 64 MiB of them]"
+    "--shard-size", type=COUNT, metavar="N", help="images per shard  [default: 64 MiB of them]"
 )
 TEACHER = click.option(
     "--teacher",
@@ -74,12 +75,12 @@ def merge(sources: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -
 @click.command("filter")
 @DREAMS
 @click.option(
-    "--min-confidence", type=float, metavar="P", help="least probability of the label, 0 to 1"
+    "--min-confidence", type=PROBABILITY, metavar="P", help="least probability of the label"
 )
 @click.option("--agree", is_flag=True, help="only where the teacher's answer is the label")
-@click.option("--per-class", type=int, metavar="N", help="the N most confident of each class")
+@click.option("--per-class", type=COUNT, metavar="N", help="the N most confident of each class")
 @click.option(
-    "--n", "num_images", type=int, metavar="N", help="N in all, balanced, the most confident"
+    "--n", "num_images", type=COUNT, metavar="N", help="N in all, balanced, the most confident"
 )
 @writing
 def filter_(dreams: Path, out: Path, as_json: bool, **options: Any) -> None:  # noqa: FBT001
@@ -200,12 +201,13 @@ def import_(
     Example:
       dreamforge import imagenet/val --teacher resnet50.pt --out real.h5
     """
-    from dreamforge.import_images import import_images
+    with goes_on(out):
+        from dreamforge.import_images import import_images
 
-    loaded, facts = _answering(teacher, licence, options)
-    with progress_display() as progress:
-        manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json)
+        loaded, facts = _answering(teacher, licence, options)
+        with progress_display() as progress:
+            manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
+    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
 
 
 @click.command()
@@ -214,7 +216,7 @@ def import_(
 @click.option(
     "--n",
     "num_images",
-    type=int,
+    type=COUNT,
     default=4096,
     show_default=True,
     metavar="N",
@@ -249,12 +251,13 @@ def draw(
     Example:
       dreamforge draw --teacher vit.safetensors --n 4096 --out scenes.h5
     """
-    from dreamforge.drawings import draw as draw_set
+    with goes_on(out):
+        from dreamforge.drawings import draw as draw_set
 
-    loaded, facts = _answering(teacher, licence, options)
-    with progress_display() as progress:
-        manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json)
+        loaded, facts = _answering(teacher, licence, options)
+        with progress_display() as progress:
+            manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
+    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
 
 
 def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teacher", Any]:
@@ -266,8 +269,7 @@ def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teac
     device = options.pop("device")
     names = ("arch", "image_size", "mean", "std", "class_names", "answers")
     loaded = load_teacher(path, **teacher_arguments({name: options.pop(name) for name in names}))
-    for assumption in loaded.spec.assumptions:
-        say(f"assumed: {printable(assumption, 200)}")
+    remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
     return loaded.to(resolve_device(device)), {**_facts(device), "license": licence}
 
 
@@ -281,7 +283,7 @@ def _facts(device: str = "cpu") -> dict[str, Any]:
     return provenance(device=describe_device(resolve_device(device)), command=command_line())
 
 
-def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool) -> None:
+def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool, said: Sequence[str] = ()) -> None:
     num_bytes = out.stat().st_size + sum(shard.num_bytes for shard in manifest.shards)
     record = {
         "out": str(out),
@@ -291,6 +293,7 @@ def _emit_set(out: Path, manifest: "Manifest", *, as_json: bool) -> None:
         "digest": manifest.digest(),
         "teacher": manifest.teacher.fingerprint,
         "quality": manifest.quality,
+        "warnings": list(said),
     }
     where = f"in {len(manifest.shards)} shards" if manifest.shards else "in one file"
     line = f"{out}: {manifest.num_images:,} images {where}, {size_text(num_bytes)}"

@@ -19,7 +19,7 @@ from dreamforge.texts import (
     size_text,
 )
 from shared.cli import emit, say, show_table
-from shared.cli_options import FILE, refuse_unused, teacher_arguments, teacher_options
+from shared.cli_options import COUNT, FILE, refuse_unused, teacher_arguments, teacher_options
 from shared.cli_progress import progress_display
 from shared.spec import SOFTMAX
 
@@ -107,9 +107,16 @@ def verify(
 @DREAMS
 @click.option("--out", "-o", type=FILE, help="PNG to write  [default: DREAMS with .png]")
 @click.option(
-    "--classes", type=int, help="how many  [default: what stands in ten lines]", metavar="N"
+    "--classes", type=COUNT, help="how many  [default: what stands in ten lines]", metavar="N"
 )
-@click.option("--per-class", default=8, show_default=True, help="dreams of each", metavar="N")
+@click.option(
+    "--per-class",
+    type=COUNT,
+    default=8,
+    show_default=True,
+    help="dreams of each",
+    metavar="N",
+)
 @click.option(
     "--sort",
     type=click.Choice(("confidence", "loss", "random")),
@@ -203,7 +210,7 @@ def sign(dreams: Path, key: Path, overwrite: bool, as_json: bool) -> None:  # no
 
     refuse_signed(dreams, overwrite=overwrite)
     with progress_display() as progress:
-        report = verify_set(dreams, progress=progress)
+        report = verify_set(dreams, signed=False, progress=progress)
     if not report.fine:
         emit(report.to_json(), as_json=as_json, render=lambda: _show_verification(report))
         raise click.exceptions.Exit(1)

@@ -11,6 +11,7 @@ from dreamforge.embedding import recorded
 from dreamforge.journal import Journal, Spent
 from dreamforge.plan import ShardPlan
 from dreamforge.resume import read_finished, refuse_other_runs
+from dreamforge.signing import remove_signature
 from shared.confidence import first_confidences, recognised
 from shared.manifest import Manifest
 from shared.provenance import is_reproducible_build
@@ -51,6 +52,7 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
         provenance=_provenance(facts.provenance, spent, before),
         quality=quality,
     )
+    remove_signature(out)
     write_index(out, manifest, labels, teacher=blob)
     return manifest
 

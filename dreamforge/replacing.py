@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dreamforge.overwrite import refuse_sources, refuse_to_lose, shards_at
+from dreamforge.signing import remove_signature
 from dreamforge.unfinished import remove_unfinished, unfinished_folder
 from shared.errors import ConfigError, DreamSetError
 from shared.files import (
@@ -140,6 +141,7 @@ def _move(out: Path) -> None:
             out.unlink(missing_ok=True)  # it would vouch for shards that are not its own
         for name in waiting:
             (folder / name).replace(out.with_name(name))
+        remove_signature(out)
         index.replace(out)
         fsync_folder(out.parent)
     if out.exists():

@@ -7,6 +7,7 @@ set. Anybody can check it without this package:
 """
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from shared.errors import ConfigError, DreamforgeError, DreamSetError, InputFileError
 from shared.files import atomic_path
 
+_HEAD = b"-----BEGIN SSH SIGNATURE-----"
 NAMESPACE = "dreamforge"  # a signature for mail or git is none for a dream set
 
 
@@ -96,6 +98,42 @@ def check_signature(index: Path, signer: Signer) -> str:
         )
     found = re.search(r"with (\S+) key (\S+)", answer.stdout.decode(errors="replace"))
     return " ".join(found.groups()) if found else "a key of theirs"
+
+
+def check_fits(index: Path) -> None:
+    """Check that a signature beside the index, if there is one of OpenSSH, is over its bytes.
+
+    Whose it is nobody asks here; nor anything where there is no OpenSSH.
+
+    Raises:
+        DreamSetError: If it is over other bytes.
+    """
+    signature = signature_path(index)
+    if not _is_of_openssh(signature) or shutil.which("ssh-keygen") is None:
+        return
+    arguments = ["check-novalidate", "-n", NAMESPACE, "-s", str(signature.resolve())]
+    answer = _ssh_keygen(arguments, index.read_bytes())
+    if answer.returncode != 0:
+        reason = _last_line(answer.stderr) or _last_line(answer.stdout)
+        raise DreamSetError(
+            f"{signature}: not a signature over this index ({reason}); sign it again, or refuse "
+            "the set where somebody else did"
+        )
+
+
+def remove_signature(index: Path) -> None:
+    """Remove OpenSSH's signature over an index that another one is about to replace."""
+    if _is_of_openssh(signature_path(index)):
+        signature_path(index).unlink(missing_ok=True)
+
+
+def _is_of_openssh(path: Path) -> bool:
+    """Tell it from what other tools call likewise, such as GnuPG."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_HEAD)) == _HEAD
+    except OSError:  # there is none
+        return False
 
 
 def _ssh_keygen(arguments: list[str], message: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -1,20 +1,17 @@
 """A set whose images a teacher answers, interrupted: it waits for the same command to go on.
 
 Its whole shards stay in a hidden folder beside its place, with a note of what decides its rows.
+No torch here: the command asks before it imports that.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from shared.begun import BegunInterrupt
-from shared.dreams import DreamBatch
-from shared.errors import DreamforgeError, DreamSetError, ShortageError
+from shared.errors import DreamforgeError, ShortageError
 from shared.files import UNFINISHED, atomic_path, naming, remove_link
-from shared.manifest import parse_json
-from shared.shards import read_shard, read_shard_attributes
 
 _NOTE = ".rows"  # hidden, as what is no part of a set
 
@@ -28,8 +25,8 @@ def unfinished_of(out: Path) -> Path:
 def unfinished_folder(out: Path, rows: str) -> Iterator[Path]:
     """Yield the folder for a set that will be moved to ``out``: as it was left, or an empty one.
 
-    It stays when the block is interrupted, killed, or out of memory or room; it goes where the
-    block raises what the same command would raise again.
+    With a whole shard it stays when the block is interrupted, or out of memory or room; it goes
+    where there is none, or the block raises what the same command would raise again.
 
     Args:
         out: Of the index.
@@ -47,17 +44,25 @@ def unfinished_folder(out: Path, rows: str) -> Iterator[Path]:
             folder.mkdir()
             with atomic_path(folder / _NOTE) as path:
                 path.write_text(rows, encoding="utf-8")
+        _remove_folders_in(folder)
     try:
-        yield folder
+        with goes_on(out):
+            yield folder
+    except (Exception, KeyboardInterrupt) as error:
+        would_recur = isinstance(error, DreamforgeError) and not isinstance(error, ShortageError)
+        if would_recur or not _has_shards(out):
+            remove_unfinished(out)
+        raise
+
+
+@contextmanager
+def goes_on(out: Path) -> Iterator[None]:
+    """Make an interruption of the block one of work that has begun, where a shard is whole."""
+    try:
+        yield
     except KeyboardInterrupt as interrupt:
-        if any(folder.glob("[!.]*.h5")):
+        if _has_shards(out):
             raise BegunInterrupt from interrupt
-        remove_unfinished(out)
-        raise
-    except ShortageError:
-        raise
-    except DreamforgeError:
-        remove_unfinished(out)
         raise
 
 
@@ -66,30 +71,15 @@ def remove_unfinished(out: Path) -> None:
     shutil.rmtree(unfinished_of(out), ignore_errors=True)
 
 
-def read_kept(
-    shard: Path, attributes: Mapping[str, Any], start: int, num_images: int
-) -> DreamBatch | None:
-    """Return the rows of a shard that an interrupted command has left; None if there is none.
+def _has_shards(out: Path) -> bool:
+    return any(unfinished_of(out).glob("[!.]*.h5"))
 
-    Args:
-        shard: Where it would be.
-        attributes: Those that it would have been written with.
-        start: Number of its first row.
-        num_images: How many it would hold.
-    """
-    if shard.is_symlink() or not shard.is_file():
-        return None
-    try:
-        found = read_shard_attributes(shard)
-        dreams = read_shard(shard)
-        synthesis = parse_json(str(found.get("synthesis")).encode())
-    except DreamSetError:  # damaged since: it is made again
-        return None
-    same = {**found, "synthesis": synthesis}
-    if any(same.get(name) != value for name, value in attributes.items()):
-        return None
-    is_it = len(dreams) == num_images and int(dreams.batch[0]) == start
-    return dreams if is_it else None
+
+def _remove_folders_in(folder: Path) -> None:
+    """Remove what no set has, and what would stand in the place of a shard."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _note(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dreamforge.signing import Signer, check_signature
+from dreamforge.signing import Signer, check_fits, check_signature
 from shared.checkpoint import checkpoint_from_bytes
 from shared.dreams import DreamBatch
 from shared.dreamset import DreamSet
@@ -85,6 +85,7 @@ def verify(
     teacher: Teacher | None = None,
     digest: str | None = None,
     signer: Signer | None = None,
+    signed: bool = True,
     progress: ProgressCallback = ignore_progress,
 ) -> VerifyReport:
     """Check the index, and every shard's size, sha256, structure, labels and attributes.
@@ -96,6 +97,7 @@ def verify(
         teacher: Also recompute all logits with it, where it is; this reads every row, too.
         digest: What the set's digest must be.
         signer: Who must have signed it.
+        signed: Whether a signature that is there must be one over this index, whoever made it.
         progress: Told after every shard.
 
     Returns:
@@ -116,6 +118,8 @@ def verify(
         inspection.attempt(lambda: inspection.check_digest(digest))
     if signer is not None:
         inspection.check_signature(signer)
+    elif signed:
+        inspection.attempt(lambda: check_fits(path))
     if teacher is not None and not inspection.attempt(inspection.compare_teacher):
         inspection.forget_teacher()
     if deep:

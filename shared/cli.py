@@ -9,16 +9,14 @@ import io
 import json
 import os
 import shlex
-import signal
 import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +31,7 @@ from shared.errors import (
 from shared.files import UnwritableError
 from shared.options_file import Setting, read_options
 from shared.provenance import now
+from shared.signals import numpy_first, terminated_as_interrupted
 
 _NO_TERMINAL = 1000  # columns
 
@@ -72,6 +71,8 @@ class Tool(click.Group):
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command whose options the environment names by flag: ``DREAMFORGE_SYNTH_N``."""
         super().add_command(cmd, name)
+        if cmd.callback is not None:
+            cmd.callback = numpy_first(cmd.callback)
         prefix = self.context_settings.get("auto_envvar_prefix")
         for param in cmd.params:
             if prefix and isinstance(param, click.Option) and param.envvar is None:
@@ -84,10 +85,15 @@ class Tool(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
             sys.stdout.reconfigure(errors="replace")
         try:
-            with _terminated_as_interrupted(), warnings.catch_warnings():
+            with terminated_as_interrupted(), warnings.catch_warnings():
                 # Of large or odd images it tells the lines of its own code.
                 warnings.filterwarnings("ignore", module="PIL")
                 return super().invoke(ctx)
+        except click.BadParameter as error:
+            if where := _where_said(error):
+                said = f"{error.message} ({where})"
+                raise click.BadParameter(said, error.ctx, error.param, error.param_hint) from error
+            raise
         except SpokenForError as error:
             ctx.exit(error.exit_code)
         except DreamforgeError as error:
@@ -105,6 +111,16 @@ class Tool(click.Group):
             _fail(ctx, "out of memory: lower --batch-size, or free some (see --dry-run)", 1)
 
 
+def _where_said(error: click.BadParameter) -> str:
+    """Return where the value of an option comes from, or "" where somebody typed it."""
+    if error.ctx is None or error.param is None or error.param.name is None:
+        return ""
+    source = error.ctx.get_parameter_source(error.param.name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f"from {error.param.envvar}"
+    return "from the file of --config" if source is ParameterSource.DEFAULT_MAP else ""
+
+
 def _fail(ctx: click.Context, message: str, exit_code: int) -> None:
     name = (ctx.find_root().info_name or "").removesuffix("__main__.py")
     say(f"{name}: error: {' '.join(message.split())}")
@@ -117,24 +133,6 @@ def _describe(error: OSError) -> str:
         advice = "make room, or choose another place" if error.is_full else "choose another place"
         return f"{error.filename}: cannot be written to ({reason}); {advice}"
     return f"{error.filename}: {reason}" if error.filename else reason
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM (a scheduler's preemption) like Ctrl-C: clean up, say how to resume."""
-
-    def interrupt(signum: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: a program that calls us owns its signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -258,6 +256,14 @@ def plain(text: str) -> str:
     Names and words may come from a file: terminal escapes, directional marks, lone surrogates.
     """
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def remark(kind: str, texts: Iterable[str]) -> list[str]:
+    """Say each text behind its kind, ``assumed`` or ``warning``; return all, for ``--json``."""
+    remarks = list(texts)
+    for text in remarks:
+        say(f"{kind}: {text}")
+    return remarks
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

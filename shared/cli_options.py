@@ -88,11 +88,11 @@ def build_config(
 
 
 class _Number(click.FloatRange):
-    """A range of numbers. What is no number at all is told so, and where it was said."""
+    """A range of numbers. What is no number at all is told so."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not _is_read_by(float, value):
-            self.fail(f"found {value!r}{_said(param, ctx)}, expected a number", param, ctx)
+            self.fail(f"found {value!r}, expected a number", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -101,11 +101,15 @@ class _WholeNumber(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not _is_read_by(int, value):
-            self.fail(f"found {value!r}{_said(param, ctx)}, expected a whole number", param, ctx)
+            self.fail(f"found {value!r}, expected a whole number", param, ctx)
         number = super().convert(value, param, ctx)
         if number > MOST:
             self.fail(f"found {number}, expected at most {MOST}", param, ctx)
         return number
+
+
+COUNT = _WholeNumber(min=1)
+PROBABILITY = _Number(min=0, max=1)
 
 
 def _is_read_by(kind: type[int] | type[float], value: Any) -> bool:
@@ -114,16 +118,6 @@ def _is_read_by(kind: type[int] | type[float], value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _said(param: click.Parameter | None, ctx: click.Context | None) -> str:
-    """Return where the value of an option comes from, where nobody typed it."""
-    if param is None or ctx is None or param.name is None:
-        return ""
-    source = ctx.get_parameter_source(param.name)
-    if source is click.core.ParameterSource.ENVIRONMENT:
-        return f" in {param.envvar}"
-    return " in the file of --config" if source is click.core.ParameterSource.DEFAULT_MAP else ""
 
 
 def _click_type(kind: type, chosen: Any) -> Any:

@@ -83,6 +83,10 @@ def test_a_loss_beyond_the_usual_is_said(synth, monkeypatch, factor, arguments, 
 
     assert again.exit_code == 0
     assert (f"warning: the dreams' mean loss is {loss:.1f}" in again.stderr) == is_said
+    warnings = json.loads(synth(*arguments, "--json").stdout)["warnings"]
+    said = re.findall(r"^(?:assumed|note|warning): (.+)$", again.stderr, re.MULTILINE)
+    assert warnings == said
+    assert any(text.startswith("the dreams' mean loss") for text in warnings) == is_said
 
 
 def test_json_is_the_only_thing_on_stdout(synth, tmp_path):
@@ -115,6 +119,9 @@ def test_the_same_command_again_changes_nothing(synth, tmp_path):
 
 def test_other_arguments_are_refused_unless_overwritten(synth, tmp_path):
     assert synth().exit_code == 0
+    signature = tmp_path / "dreams.h5.sig"
+    signature.write_text("-----BEGIN SSH SIGNATURE-----")
+    assert synth().exit_code == 0
     before = digests(tmp_path)
 
     refused = synth("--steps", 4)
@@ -125,6 +132,7 @@ def test_other_arguments_are_refused_unless_overwritten(synth, tmp_path):
     replaced = synth("--steps", 4, "--overwrite")
     assert replaced.exit_code == 0
     assert DreamSet.open(tmp_path / "dreams.h5").manifest.synthesis["steps"] == 4
+    assert not signature.exists()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +255,7 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(synth, tmp_path):
     assert plan["num_bytes_of_process"] > 100 * 2**20  # PyTorch alone takes more
     assert re.search(r"MiB for a batch, .* MiB free; the process took [\d,]+ MiB", shown.stdout)
     assert plan["num_shards"] == 2
+    assert plan["warnings"] == re.findall("^(?:assumed|note): (.+)$", shown.stderr, re.MULTILINE)
     assert plan["teacher"]["architecture"] == "resnet8"
     assert plan["config"]["batch_size"] == 4
     for word in ("resnet8, 4 classes", "3 per batch", "dreams.h5 and 2 shards", "MiB free"):

@@ -162,8 +162,20 @@ def test_filter_keeps_what_meets_the_criteria(runner, dreams, tmp_path):
     assert json.loads(record)["num_images"] == 5
     none = ("--min-confidence", 1, "--out", tmp_path / "none.h5")
     assert "none of 24 dreams" in run(runner, "filter", dreams, *none, code=2).stderr
-    assert "0 to 1" in run(runner, "filter", dreams, *none, "--min-confidence", 2, code=2).stderr
     assert "to read" in run(runner, "filter", dreams, "--n", 5, "--out", dreams, code=2).stderr
+
+
+def test_a_wrong_number_is_told_with_where_it_was_said(runner, dreams, tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMFORGE_FILTER_N", "0")
+    result = runner.invoke(main, ["filter", str(dreams), "--out", str(tmp_path / "few.h5")])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("x>=1. (from DREAMFORGE_FILTER_N)\n")
+
+    file = tmp_path / "options.toml"
+    file.write_text('[draw]\nn = "some"\nout = "scenes.h5"\nteacher = "net.pt"')
+    result = runner.invoke(main, ["--config", str(file), "draw"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("'some', expected a whole number (from the file of --config)\n")
 
 
 def test_pack_and_unpack_are_exact(runner, dreams, tmp_path):

@@ -10,7 +10,14 @@ from dreamset_fixtures import write_dream_set
 
 import dreamforge.cli
 from dreamforge.info import describe
-from dreamforge.signing import NAMESPACE, Signer, check_signature, sign
+from dreamforge.signing import (
+    NAMESPACE,
+    Signer,
+    check_signature,
+    remove_signature,
+    sign,
+    signature_path,
+)
 from dreamforge.verify import verify
 from shared.errors import ConfigError, DreamforgeError, DreamSetError, InputFileError
 
@@ -90,7 +97,9 @@ def test_the_license_is_signed_too(tmp_path: Path, keys: Path, lab: Signer) -> N
     write_dream_set(tmp_path, provenance={"license": "CC0-1.0"})
 
     assert describe(index)["digest"] == digest
-    assert verify(index, digest=digest).fine
+    (problem,) = verify(index, digest=digest).problems
+    assert "dreams.h5.sig: not a signature over this index" in problem
+    assert verify(index, signed=False).fine
     with pytest.raises(DreamSetError, match=r"not a signature of lab@example\.org for this index"):
         check_signature(index, lab)
 
@@ -140,6 +149,39 @@ def test_a_signature_is_replaced_only_when_asked(signed: Path, keys: Path) -> No
 
     sign(signed, keys / "other", overwrite=True)
     assert check_signature(signed, Signer(name="other@example.org", allowed=keys / "signers"))
+
+
+def test_a_set_in_the_place_of_a_signed_one_has_no_signature(
+    runner, signed: Path, tmp_path: Path
+) -> None:
+    assert verify(signed).fine
+    unpacked = tmp_path / "other"
+    unpacked.mkdir()
+    other = write_dream_set(unpacked, provenance={"license": "CC0-1.0"})
+    words = ["unpack", str(other), "--out", str(signed), "--overwrite"]
+    assert runner.invoke(dreamforge.cli.main, words).exit_code == 0
+
+    assert describe(signed)["signature"] is None
+    assert verify(signed).fine
+
+
+def test_a_stale_signature_is_named_and_can_be_replaced(runner, signed: Path, keys: Path) -> None:
+    write_dream_set(signed.parent, provenance={"license": "CC0-1.0"})
+    result = runner.invoke(dreamforge.cli.main, ["verify", str(signed)])
+    assert result.exit_code == 1
+    assert "sign it again" in result.output
+
+    words = ["sign", str(signed), "--key", str(keys / "lab"), "--overwrite"]
+    assert runner.invoke(dreamforge.cli.main, words).exit_code == 0
+    assert verify(signed).fine
+
+
+def test_a_signature_of_another_tool_is_left_alone(tmp_path: Path) -> None:
+    index = write_dream_set(tmp_path)
+    signature_path(index).write_bytes(b"\x89\x02of GnuPG")
+    remove_signature(index)
+    assert signature_path(index).is_file()
+    assert verify(index).fine
 
 
 def test_without_openssh_one_line_says_so(signed: Path, lab: Signer, monkeypatch) -> None:

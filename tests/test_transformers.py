@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared.architectures import build_network, build_skeleton, find_candidate
+from shared.architectures.transformers_models import name_of
 from shared.at_hand import teacher_at_hand
 from shared.checkpoint import Checkpoint, load_checkpoint, save_network
 from shared.errors import CheckpointError, ConfigError
@@ -210,6 +211,11 @@ def test_the_usual_size_may_have_two_sides() -> None:
         224,
         224,
     )
+
+
+def test_null_is_a_setting_where_it_is_not_the_default() -> None:
+    name = name_of({"model_type": "convnext", "hidden_sizes": None, "drop_path_rate": 0.0})
+    assert find_candidate(name).name == 'transformers:convnext{"hidden_sizes":null}'
 
 
 def test_settings_of_no_such_field_do_nothing() -> None:

@@ -30,6 +30,8 @@ RECORDS: list[Any] = [
     ("resnet", HALVES | {"rescale_offset": True, "include_top": True}),  # which it passes over
     ("resnet", HALVES | {"image_processor_type": "ViTImageProcessorFast"}),
     ("resnet", HALVES | {"feature_extractor_type": "ViTFeatureExtractor", "do_rescale": False}),
+    ("vit", HALVES | {"do_normalize": None}),  # none, and not the default
+    ("vit", HALVES | {"do_rescale": None}),
     ("efficientnet", HALVES),  # include_top, where nothing says it
     ("efficientnet", HALVES | {"include_top": False}),
     ("efficientnet", HALVES | {"do_normalize": False}),

@@ -1,7 +1,9 @@
 """Sets of images that a teacher answers: after an interruption the same command goes on."""
 
 import errno
+import json
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -153,6 +155,23 @@ def test_a_shard_of_another_set_is_made_again(photos: Path, tmp_path: Path) -> N
     assert not any(path.is_symlink() for path in out.parent.iterdir())
 
 
+@pytest.mark.parametrize("name", ["set-00001-of-00003.h5", "set-00002-of-00003.h5", "set.h5"])
+def test_a_folder_in_the_place_of_a_file_is_no_hindrance(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
+    make("draw", photos, tmp_path / "whole" / "set.h5", Counted())
+    out = tmp_path / "out" / "set.h5"
+    left = left_by_an_interruption(photos, out)
+    (left / name).unlink(missing_ok=True)
+    (left / name / "below").mkdir(parents=True)
+
+    network = Counted()
+    make("draw", photos, out, network)
+
+    assert network.seen == (8 if "00001" in name else 4)
+    assert contents(out.parent) == contents(tmp_path / "whole")
+
+
 def test_a_full_disk_leaves_what_is_whole(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +196,9 @@ def test_a_full_disk_leaves_what_is_whole(
         patch.setattr("shared.evaldata.num_bytes_free", lambda device: 0)
         with pytest.raises(InputFileError, match="are free"):
             make("import", photos, tmp_path / "new" / "set.h5", network)
-    assert unfinished_of(tmp_path / "new" / "set.h5").is_dir()
+    assert not unfinished_of(
+        tmp_path / "new" / "set.h5"
+    ).exists()  # there is no shard to go on with
 
 
 def test_what_would_fail_again_leaves_nothing(photos: Path, tmp_path: Path) -> None:
@@ -232,7 +253,9 @@ def test_the_command_says_that_it_goes_on_and_the_old_set_is_there(
     out = tmp_path / "set.h5"
     words = ["draw", "--teacher", str(teacher_file), "--n", "12", "--shard-size", "4"]
     words += ["--out", str(out)]
-    assert CliRunner().invoke(main, words).exit_code == 0
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["warnings"] == re.findall("assumed: (.+)", result.stderr)
     words += ["--seed", "1", "--overwrite"]
     before = out.read_bytes()
     answer, left = Teacher.logits, [0]
@@ -256,6 +279,22 @@ def test_the_command_says_that_it_goes_on_and_the_old_set_is_there(
 
     assert CliRunner().invoke(main, words).exit_code == 0
     assert DreamSet.open(out).manifest.synthesis["seed"] == 1
+
+
+def test_interrupted_before_it_looks_at_what_is_left_it_goes_on(
+    photos: Path, tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set.h5"
+    words = ["import", str(photos), "--teacher", str(teacher_file), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["dreamforge", *words])
+
+    def interrupted(*path: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shared.teacher.load_teacher", interrupted)
+    assert "the same command begins again: " in CliRunner().invoke(main, words).stderr
+    left_by_an_interruption(photos, out)
+    assert "the same command goes on from here: " in CliRunner().invoke(main, words).stderr
 
 
 def test_a_link_in_the_place_of_what_waits_is_not_followed(photos: Path, tmp_path: Path) -> None:

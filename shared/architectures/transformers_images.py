@@ -66,11 +66,12 @@ def scaling_of(model_type: str, record: Mapping[str, Any]) -> tuple[Scaling | No
         model_type: Of the model; it decides where the record names no processor.
         record: That of ``preprocessor_config.json``, somebody else's.
     """
-    flags = {key: record[key] for key in _FLAGS if record.get(key) is not None}
-    numbers = {key: record[key] for key in _NUMBERS if record.get(key) is not None}
+    # Null is said, too: the library takes it for none, and not for the default.
+    flags = {key: record[key] for key in _FLAGS if key in record}
+    numbers = {key: record[key] for key in _NUMBERS if key in record}
     classes = {key: record[key] for key in _CLASSES if isinstance(record.get(key), str)}
-    sound = all(type(flag) is bool for flag in flags.values())
-    if not sound or None in map(_values, numbers.values()):
+    sound = all(flag is None or type(flag) is bool for flag in flags.values())
+    if not sound or any(each is not None and _values(each) is None for each in numbers.values()):
         return None, ""
     if not (is_installed() and _TYPE.fullmatch(model_type)):
         return _amounts_to(_USUAL | flags | numbers), ""

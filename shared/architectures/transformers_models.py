@@ -279,7 +279,8 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, (list, tuple)):
         is_bounded = len(value) <= _MOST_ITEMS and depth < _DEEPEST
         return is_bounded and all(_is_plain(each, depth + 1) for each in value)
-    return isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
+    is_finite = isinstance(value, float) and math.isfinite(value)
+    return value is None or isinstance(value, (int, str)) or is_finite
 
 
 def _comparable(value: Any) -> Any:
