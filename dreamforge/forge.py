@@ -96,6 +96,8 @@ def synthesize(
     started = time.monotonic()
     refuse_inputs(out, [teacher.spec.path])
     worker = worker or Worker()
+    # Then what the other workers have not removed yet lies beside what is made.
+    shares_overwriting = overwrite and worker.count > 1
     refuse_for_sigmoids(config, teacher.spec)
     config = settle_compile(teacher, config.resolve(teacher.spec.image_shape), device)
     shards = plan_shards(config, out)
@@ -124,8 +126,12 @@ def synthesize(
                 continue  # another process with the same share was faster
             notes += _make_shard(out, engine_of_shard(), shard, attributes, reporter, journal)
             num_made += 1
+            if num_made == 1 and not shares_overwriting:  # others may have begun at this moment
+                refuse_other_runs(out, shards, attributes)
     made_all = len(known) == len(shards) and len(mine) == len(missing)
     complete = made_all or _all_there(shards, attributes)
+    if num_made and not complete and not shares_overwriting:
+        refuse_other_runs(out, shards, attributes)
     quality: dict[str, float] = {}
     if complete:
         manifest = finished
@@ -176,7 +182,7 @@ def _look(
         remove_set(out, shards, worker)
         if worker.index == 0:
             journal.remove()
-    if not overwrite or worker.count == 1:  # else the other workers remove their own shards yet
+    if not (overwrite and worker.count > 1):  # else others remove their own shards yet
         refuse_other_runs(out, shards, attributes)
     return read_finished(out, shards, attributes)
 

@@ -162,7 +162,7 @@ def sweep(
             command=command_line(),
             remarks=time_given.warnings,
         )
-    results = finished_results(plan)
+    results = finished_results(plan, overwrite=overwrite)
     if len(results) < len(plan):
         say(f"recover: {len(results)} of {len(plan)} levels are finished, other workers have more")
     if worker is None and me.count > 1 and (len(results) < len(plan) or not (mine or me.leads)):

@@ -8,6 +8,7 @@ from recover.report import StageRecord
 
 LEAST_HELD_OUT = 100  # dreams; agreement is then known to within 10 points
 CHANCE = 1.25  # times that of guessing
+LEAST_SPARSITY = 0.01  # in percent, that is worth a word
 MOST_LOST = 0.05  # of the agreement: a student that loses more by being taught is remarked on
 
 
@@ -63,8 +64,9 @@ def worse_than_before(stages: Mapping[str, StageRecord], num_held_out: int) -> l
         return []
     if before - after <= max(MOST_LOST, 1.5 / max(num_held_out, 1)):
         return []
-    sparsity = stages["recovered"].sparsity
-    of = f" of {100 * sparsity:.4g} % sparsity" if sparsity else ""
+    # Weights that were never pruned may be zero, too: one of a million that were drawn.
+    percent = 100 * stages["recovered"].sparsity
+    of = f" of {percent:.4g} % sparsity" if percent >= LEAST_SPARSITY else ""
     return [
         f"distilling made the student{of} worse: {100 * after:.2f} % agreement with the teacher on "
         f"held-out dreams, {100 * before:.2f} % before its first step; it takes more --steps, or a "
@@ -91,7 +93,8 @@ def no_better_than_chance(
     """
     record = stages["recovered"]
     found = record.agreement_on_dreams
-    if found is None or not record.sparsity or num_classes < 3:
+    is_pruned = any(layer.kept < prod(layer.shape) for layer in layers)
+    if found is None or not is_pruned or num_classes < 3:
         return []
     if found > CHANCE / num_classes:
         return []

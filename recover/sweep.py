@@ -57,11 +57,11 @@ class Level:
             start = {} if config is None else {"--warm-start": config.warm_start}
             RunFolder(self.folder, {**self.arguments, **start}, self.inputs).promise()
 
-    def has_made(self, report: RecoveryReport) -> bool:
-        """Whether a finished run is of this level, wherever it started; else of one before it."""
+    def changes_since(self, report: RecoveryReport) -> list[str]:
+        """Return what a finished run has otherwise than this level, wherever it started."""
         nowhere = {"--warm-start": None}
         before = arguments_of(report) | nowhere
-        return not changed_arguments(before, {**self.arguments, **nowhere})
+        return changed_arguments(before, {**self.arguments, **nowhere})
 
     @property
     def sparsity(self) -> float:
@@ -245,15 +245,23 @@ def _promise(levels: Sequence[Level], promised: Callable[[], object]) -> None:
         undo.pop_all()
 
 
-def finished_results(levels: Sequence[Level]) -> list[Result]:
+def finished_results(levels: Sequence[Level], *, overwrite: bool = False) -> list[Result]:
     """Return the levels that are finished by now, whoever ran them.
 
-    Of a sweep that is replaced, other workers may not have begun yet: what is there of their levels
-    is of the old one, and left out.
+    With ``overwrite`` those of the old sweep, which other workers have not begun yet, are left out.
+
+    Raises:
+        IncompatibleError: If a level is of another sweep, which another process has run meanwhile.
     """
-    there = (level for level in levels if RunFolder(level.folder, {}).is_finished)
-    found = ((level, read_result(level.folder)) for level in there)
-    return [result for level, result in found if level.has_made(result.report)]
+    results = []
+    for level in (level for level in levels if RunFolder(level.folder, {}).is_finished):
+        result = read_result(level.folder)
+        changes = level.changes_since(result.report)
+        if changes and not overwrite:
+            raise _of_another_sweep(level.folder, changes)
+        if not changes:
+            results.append(result)
+    return results
 
 
 def _as_begun(
@@ -271,13 +279,17 @@ def _state(folder: RunFolder, arguments: dict[str, Any]) -> str:
     if folder.is_finished:
         changes = changed_arguments(arguments_of(read_report(folder.path)), arguments)
         if changes:
-            raise IncompatibleError(
-                f"{folder.path}: is finished with {', '.join(changes[:3])}; "
-                "choose another --out, or --overwrite the sweep"
-            )
+            raise _of_another_sweep(folder.path, changes)
         return FINISHED
     folder.refuse_other_arguments()
     return INTERRUPTED if folder.checkpoint.exists() else WAITING
+
+
+def _of_another_sweep(folder: Path, changes: Sequence[str]) -> IncompatibleError:
+    return IncompatibleError(
+        f"{folder}: is finished with {', '.join(changes[:3])}; "
+        "choose another --out, or --overwrite the sweep"
+    )
 
 
 def _named(progress: ProgressCallback, level: str) -> ProgressCallback:

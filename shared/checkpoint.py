@@ -67,7 +67,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if _looks_like_safetensors(head, path.stat().st_size):
         with path.open("rb") as stream:
             metadata = _safetensors_metadata(stream.read(8), stream.read, str(path))
-        tensors = _guard_safetensors(lambda: safetensors.torch.load_file(path), str(path))
+        tensors = _guard_safetensors(lambda: _load_safetensors(path), str(path))
         notes: tuple[str, ...] = ()
     elif head.startswith(_ZIP_MAGIC):
         refuse_foreign_zip(path)
@@ -79,6 +79,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     beside, passed_over = facts_beside(path)
     checked = _checked(tensors, beside | metadata, path, str(path))
     return replace(checked, notes=(*notes, *passed_over))
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # the library takes no names that are no text
+        return safetensors.torch.load(path.read_bytes())
+    return safetensors.torch.load_file(path)
 
 
 def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:

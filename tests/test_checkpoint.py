@@ -1,6 +1,7 @@
 """Files of weights: equal whatever the format, and one clear line for every wrong one."""
 
 import argparse
+import os
 import pickle
 import struct
 import zipfile
@@ -103,6 +104,20 @@ def test_the_content_decides_and_not_the_extension(tmp_path: Path) -> None:
     save_network(path, make_network(), {})
 
     assert "conv.weight" in load_checkpoint(path).tensors
+
+
+def test_a_folder_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/by\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("no such names here")
+    save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    (folder / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())
+
+    found = load_checkpoint(folder / "a.safetensors")
+
+    assert torch.equal(found.tensors["weight"], torch.ones(2))
 
 
 def test_a_pickle_called_safetensors_is_still_read_as_what_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run whose loss stops being finite starts again, slower, and is then that slower run."""
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from recover.config import RecoverConfig
 from recover.course import MOST_RESTARTS, distill
 from recover.distill import Distillation, DivergedError
 from recover.journal import Journal
+from recover.parallel import follow
 from recover.pipeline import recover_student
 from recover.report import RecoveryReport
 from shared.distributed import ALONE, Group
@@ -194,6 +196,28 @@ def test_processes_start_again_together(tiny_teacher: Teacher, tmp_path: Path) -
         for name, value in alone.student.state_dict().items():
             found = run.student.state_dict()[name]
             assert torch.allclose(found.float(), value.float(), rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.usefixtures("one_restart_is_enough")
+def test_who_follows_a_run_that_starts_again_writes_nothing(
+    tiny_teacher: Teacher, dreams: DreamSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote its rows to /dev/null, whose place a file took when they were dropped."""
+    nothing = tmp_path / "null"
+    nothing.write_text("as it is")
+    monkeypatch.setattr(os, "devnull", str(nothing))
+
+    def work(group: Group) -> None:
+        teacher = copy.deepcopy(tiny_teacher)
+        if group.leads:
+            recover_student(hopeless_config(), teacher, dreams, None, tmp_path / "two", group=group)
+        else:
+            follow(hopeless_config(), teacher, dreams, group)
+
+    together(2, work)
+
+    assert nothing.read_text() == "as it is"
+    assert (tmp_path / "two" / "metrics.jsonl").exists()
 
 
 def test_a_run_that_stays_finite_says_nothing(

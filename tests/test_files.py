@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -70,6 +71,17 @@ def test_a_full_disk_is_told_of_with_the_name_of_the_file(tmp_path, monkeypatch)
         write_both()
     assert found.value.filename == str(tmp_path / "there")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for special in (pipe, Path("/dev/null"), Path("/dev/stdout"), Path("/dev/none")):
+        with pytest.raises(UnwritableError) as error, atomic_path(special):
+            raise AssertionError("written to")
+        assert error.value.filename == str(special)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_other_errors_of_the_block_keep_their_words(tmp_path):

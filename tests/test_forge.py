@@ -116,6 +116,25 @@ def test_other_arguments_are_refused_by_name(tiny_teacher, tiny_config, tmp_path
     assert digests(tmp_path) == before
 
 
+def test_a_worker_that_began_beside_others_of_other_arguments_stops(
+    tiny_teacher, tiny_config, tmp_path, monkeypatch
+):
+    out = tmp_path / "dreams.h5"
+    other = dataclasses.replace(tiny_config, steps=7)
+    looked = forge._look
+
+    def look_first(*arguments, **options):
+        found = looked(*arguments, **options)
+        monkeypatch.setattr(forge, "_look", looked)
+        synthesize(tiny_teacher, other, out, CPU, worker=Worker(index=1, count=2))
+        return found
+
+    monkeypatch.setattr(forge, "_look", look_first)
+    with pytest.raises(IncompatibleError, match="steps was 7, now 6"):
+        synthesize(tiny_teacher, tiny_config, out, CPU, worker=Worker(index=0, count=2))
+    assert len(list(tmp_path.glob("*-of-00003.h5"))) == 2  # of its two shards it made one
+
+
 def test_another_teacher_is_refused(tiny_teacher, tiny_config, tmp_path):
     out = tmp_path / "dreams.h5"
     synthesize(tiny_teacher, tiny_config, out, CPU)

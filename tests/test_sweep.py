@@ -221,6 +221,24 @@ def test_a_sweep_in_the_place_of_another_goes_on_from_its_first_level(
     assert find_results([tmp_path])[1] == []
 
 
+def test_a_level_that_another_sweep_has_finished_meanwhile_is_no_result(
+    tiny_teacher, dreams, tmp_path
+):
+    one, other = (
+        [quick_config(sparsity=sparsity, steps=steps) for sparsity in (0.5, 0.8)]
+        for steps in (0, 1)
+    )
+    mine = plan_levels(one, tiny_teacher, dreams, None, tmp_path)
+    theirs = plan_levels(other, tiny_teacher, dreams, None, tmp_path)
+    run_sweep(mine, tiny_teacher, dreams, None, Worker(index=0, count=2))
+    run_sweep(theirs, tiny_teacher, dreams, None, Worker(index=1, count=2))
+
+    with pytest.raises(IncompatibleError, match=r"s0\.8: is finished with --steps 1 \(now 0\)"):
+        finished_results(mine)
+    (result,) = finished_results(mine, overwrite=True)
+    assert result.report.sparsity == 0.5
+
+
 def test_where_a_level_cannot_begin_none_has(tiny_teacher, dreams, tmp_path):
     old = [quick_config(sparsity=sparsity, steps=0) for sparsity in (0.5, 0.8)]
     run_sweep(plan_levels(old, tiny_teacher, dreams, None, tmp_path), tiny_teacher, dreams, None)
