@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from shared.normalizing import batch_norm_arguments
 from shared.teacher import batch_norms
 from shared.tensors import tensors_in
 
@@ -126,7 +127,7 @@ class BatchNormMonitor:
 
 
 class _Normalizations(TorchFunctionMode):
-    """Tells what :func:`torch.nn.functional.batch_norm` is given, within its ``with`` block.
+    """Tells what is given to PyTorch's functions for it, within its ``with`` block.
 
     That is what a class of somebody's own normalises, whatever it does before.
     """
@@ -138,8 +139,9 @@ class _Normalizations(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm:
-            self._see(next(tensors_in((args, kwargs))))
+        call = batch_norm_arguments(func, args, kwargs)
+        if call is not None:
+            self._see(call["input"])
         return func(*args, **(kwargs or {}))
 
 

@@ -91,18 +91,20 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     from shared.device import resolve_device
     from shared.manifest import printable
     from shared.teacher import load_teacher
-    from shared.workers import find_worker
+    from shared.workers import find_worker, speaks_for_all
 
     worker, local_rank = find_worker(options["worker"])
+    aloud = speaks_for_all()
     devices = _devices(options["gpus"], options["device"], local_rank)
     device = resolve_device(devices[0] if devices else options["device"], local_rank)
     loaded = load_teacher(teacher, needs_batch_norm=True, **teacher_arguments(options))
-    warnings = remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
+    assumptions = [printable(text, 200) for text in loaded.spec.assumptions]
+    warnings = remark("assumed", assumptions, aloud=aloud)
     image_shape = loaded.spec.image_shape
     preset_settings = preset_values(preset, max(image_shape[1:]))
     asked = build_config(SynthesisConfig, options, preset_settings)
     refuse_for_sigmoids(asked, loaded.spec)
-    warnings += remark("note", usual_units(loaded, asked.method).remarks)
+    warnings += remark("note", usual_units(loaded, asked.method).remarks, aloud=aloud)
     config, note = settle_batch_size(
         loaded,
         asked,
@@ -112,7 +114,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
         apart=worker.count > 1,
         overwrite=options["overwrite"],
     )
-    warnings += remark("note", [note] if note else [])
+    warnings += remark("note", [note] if note else [], aloud=aloud)
     if options["dry_run"]:
         config = settle_compile(loaded, config.resolve(image_shape), device)
         record, rows = _plan(loaded, config, out, device, embed_teacher=options["embed_teacher"])

@@ -10,6 +10,7 @@ import click
 from recover.config import RecoverConfig
 from shared.cli import format_duration, say
 from shared.errors import ConfigError
+from shared.workers import speaks_for_all
 
 if TYPE_CHECKING:
     from recover.budget import BudgetedSteps
@@ -97,7 +98,7 @@ class Budget:
             write=write and not overwrite and not is_sweep,
         )
         self.warnings = exceeded(choice)
-        if setup.group.leads:
+        if speaks_for_all():
             say(f"recover: {remark(choice, is_sweep=is_sweep)}")
         config = setup.config
         if choice.steps == 0 and config.importance == "fisher":  # which needs steps to go by

@@ -16,6 +16,7 @@ from shared.cli_options import (
     teacher_arguments,
     teacher_options,
 )
+from shared.workers import speaks_for_all
 
 if TYPE_CHECKING:
     from recover.report import RecoveryReport
@@ -79,7 +80,7 @@ def recovery_config(
         chosen_later: Fields that something else will choose: nothing is said of them.
     """
     remark = remark_on_student(preset, arguments | dict.fromkeys(chosen_later, "later"))
-    if remark is not None:
+    if remark is not None and speaks_for_all():
         say(f"recover: {remark}")
     config: RecoverConfig = build_config(RecoverConfig, arguments, base_settings(preset, arguments))
     return config

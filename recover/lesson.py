@@ -11,7 +11,7 @@ from recover.config import RecoverConfig
 from recover.features import Key, feature_distance, feature_scales, features_of
 from recover.folding import folded
 from recover.loss import distillation_loss
-from recover.whole_batch import whole_batch_statistics
+from recover.whole_batch import require_whole_batch, whole_batch_statistics
 from shared.device import autocast, compute_dtype
 from shared.distributed import ALONE, Group
 from shared.images import to_pixels
@@ -53,6 +53,7 @@ class Lesson:
         self._feature_weight = config.feature_weight or 0.0
         self._scales = self._measure_scales(first_batch()) if self._feature_weight else {}
         self._inputs_left: Mapping[str, Tensor] = {}
+        self._is_checked = False
 
     def follow(self, inputs_left: Mapping[str, Tensor]) -> None:
         """From now on compare only some of the features: the student has lost the others.
@@ -75,6 +76,9 @@ class Lesson:
             student: With its modes set (see :func:`set_modes`).
             images: Augmented; a part of the batch where the group has several processes.
             group: The processes that hold the other parts.
+
+        Raises:
+            ConfigError: If a BatchNorm of the student sees no more than its process's part.
         """
         inputs = self._inputs(images)
         with autocast(self._device, self._dtype):
@@ -82,6 +86,9 @@ class Lesson:
                 teacher_logits = self._network(inputs)
             with whole_batch_statistics(group), self._features(student) as features:
                 logits = student(inputs.contiguous(memory_format=layout_of(student)))
+        if not self._is_checked:  # a class does in every step what it does in the first
+            require_whole_batch(student, group)
+            self._is_checked = True
         loss = self._factor * distillation_loss(
             logits,
             teacher_logits,

@@ -18,7 +18,7 @@ from recover.pipeline import new_distillation
 from recover.preparation import prepare
 from shared.begun import begun
 from shared.device import resolve_device
-from shared.distributed import ALONE, Group, abandon, join, leave, one_voice
+from shared.distributed import ALONE, Group, join, leave, one_voice
 from shared.dreamset import DreamSet
 from shared.errors import ConfigError
 from shared.progress import ignore_progress
@@ -47,11 +47,7 @@ def launched_group(config: RecoverConfig) -> Iterator[tuple[Group, RecoverConfig
                 "with --device cuda each takes its own"
             )
         group = join(store, worker, device)
-        try:
-            yield group, dataclasses.replace(config, device=str(device))
-        except BaseException:
-            abandon(group)
-            raise
+        yield group, dataclasses.replace(config, device=str(device))
         leave(group)
 
 

@@ -1,22 +1,26 @@
 """BatchNorm of a batch that is spread over processes: the statistics are those of all its rows.
 
 PyTorch's SyncBatchNorm does the same, but on CUDA only, and by replacing the network's modules.
-Here nothing of the network changes: while it runs, calls of :func:`torch.nn.functional.batch_norm`
-that would take the statistics of their input are answered by one autograd function. So modules
-that derive from BatchNorm keep whatever else they do.
+Here nothing of the network changes: while it runs, calls of PyTorch's ``batch_norm`` that would
+take the statistics of their input are answered by one autograd function. So modules that derive
+from BatchNorm keep whatever else they do. Those that take statistics otherwise are refused.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from shared.distributed import Group
+from shared.errors import ConfigError
+from shared.normalizing import batch_norm_arguments
+from shared.teacher import batch_norms
 
 
 def whole_batch_statistics(group: Group) -> AbstractContextManager[object]:
@@ -27,6 +31,28 @@ def whole_batch_statistics(group: Group) -> AbstractContextManager[object]:
     of scales and shifts are of the process's own rows, as those of all other parameters.
     """
     return nullcontext() if group.count == 1 else _WholeBatch(group)
+
+
+def require_whole_batch(network: nn.Module, group: Group) -> None:
+    """Check that what the BatchNorms remember is the same in all processes.
+
+    Args:
+        network: After a forward pass in :func:`whole_batch_statistics`; it was the same everywhere
+            before.
+        group: All processes, which call this together.
+
+    Raises:
+        ConfigError: Naming the first that is not: its forward takes statistics in its own way.
+    """
+    if group.count == 1:
+        return
+    for name, norm in batch_norms(network).items():
+        if not group.agree(_digest(norm)):
+            raise ConfigError(
+                f"BatchNorm {name!r} of the student saw another batch in each of {group.count} "
+                "processes: its class takes statistics without F.batch_norm or torch.batch_norm; "
+                "use one process, or --bn-mode frozen"
+            )
 
 
 class _WholeBatch(TorchFunctionMode):
@@ -41,14 +67,15 @@ class _WholeBatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function is F.batch_norm and (kwargs or {}).get("training"):
-            return _batch_norm(self._group, *args, **(kwargs or {}))
+        call = batch_norm_arguments(function, args, kwargs)
+        if call is not None and call.get("training"):
+            return _batch_norm(self._group, **call)
         return function(*args, **(kwargs or {}))
 
 
 def _batch_norm(
     group: Group,
-    inputs: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -58,14 +85,23 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     assert training
-    mean, var, num_values = _moments(group, inputs)
+    mean, var, num_values = _moments(group, input)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             unbiased = var * (num_values / (num_values - 1))
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    outputs: Tensor = _Normalize.apply(inputs, weight, bias, mean, var, num_values, eps, group)
+    outputs: Tensor = _Normalize.apply(input, weight, bias, mean, var, num_values, eps, group)
     return outputs
+
+
+def _digest(norm: nn.Module) -> int:
+    """Return 63 bits that differ, but by chance, where what a BatchNorm remembers does."""
+    state = hashlib.blake2b(digest_size=8)
+    for values in (norm.running_mean, norm.running_var):
+        assert isinstance(values, Tensor)
+        state.update(values.double().cpu().numpy().tobytes())  # bfloat16 is none of NumPy's
+    return int.from_bytes(state.digest(), "little") >> 1
 
 
 @torch.no_grad()

@@ -258,10 +258,10 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
-def remark(kind: str, texts: Iterable[str]) -> list[str]:
+def remark(kind: str, texts: Iterable[str], *, aloud: bool = True) -> list[str]:
     """Say each text behind its kind, ``assumed`` or ``warning``; return all, for ``--json``."""
     remarks = list(texts)
-    for text in remarks:
+    for text in remarks if aloud else ():
         say(f"{kind}: {text}")
     return remarks
 

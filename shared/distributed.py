@@ -117,7 +117,8 @@ ALONE = Group()
 def one_voice() -> Iterator["Store"]:
     """Run the block such that of the processes that fail in it only the first says so.
 
-    The others, most of which fail because that one is gone, raise a SpokenForError.
+    The others, most of which fail because that one is gone, raise a SpokenForError. Connections
+    that the block made are closed.
 
     Raises:
         ConfigError: If the launcher's environment does not say where to meet.
@@ -131,8 +132,12 @@ def one_voice() -> Iterator["Store"]:
         ) from error
     try:
         yield store
-    except (DreamforgeError, OSError, RuntimeError, KeyboardInterrupt) as error:
-        if _has_spoken(store):
+    except BaseException as error:
+        # First the word, then the connections: their end wakes the others, who would take it.
+        says_why = isinstance(error, (DreamforgeError, OSError, RuntimeError, KeyboardInterrupt))
+        is_spoken_for = says_why and _has_spoken(store)
+        abandon()
+        if is_spoken_for:
             raise SpokenForError(error) from error
         raise
 
@@ -164,13 +169,13 @@ def leave(group: Group) -> None:
         dist.destroy_process_group()
 
 
-def abandon(group: Group) -> None:
+def abandon() -> None:
     """Close this process's connections at once: the others' next message fails.
 
     Its threads would otherwise meet the end of the interpreter, and SIGABRT take the place of the
     exit code. NCCL's end waits for the other processes, so what goes through NCCL stays open.
     """
-    if group.count > 1 and "nccl" not in dist.get_backend_config():
+    if dist.is_initialized() and "nccl" not in dist.get_backend_config():
         dist.destroy_process_group()
 
 

@@ -76,3 +76,12 @@ def find_worker(text: str | None) -> tuple[Worker, int | None]:
             "RANK, WORLD_SIZE, LOCAL_RANK: expected integers from torchrun"
         ) from error
     return Worker(index=rank, count=count), local_rank
+
+
+def speaks_for_all() -> bool:
+    """Return whether this process makes the remarks that all would: a launcher's share a terminal.
+
+    Raises:
+        ConfigError: If torchrun's variables are malformed.
+    """
+    return find_worker(None)[0].leads

@@ -169,6 +169,24 @@ class ByHand(nn.BatchNorm2d):
         return (input - mean) / (var + self.eps).sqrt()
 
 
+class Direct(nn.BatchNorm2d):
+    """It calls the function below torch.nn.functional, and names what it gives it."""
+
+    def forward(self, input):
+        turned = input.transpose(1, 2)
+        return torch.batch_norm(
+            weight=self.weight,
+            bias=self.bias,
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            input=turned,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+            cudnn_enabled=False,
+        ).transpose(1, 2)
+
+
 class Calls(nn.Module):
     """Calls its layer by the names of its arguments."""
 
@@ -210,12 +228,12 @@ def test_a_class_with_a_forward_of_its_own_answers_as_it_does(kind, plain):
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(
     ("layer", "named"),
-    [(Turned(4), {"scale": 2.0}), (Renamed(4), {}), (nn.BatchNorm2d(4), {})],
+    [(Turned(4), {"scale": 2.0}), (Direct(4), {}), (Renamed(4), {}), (nn.BatchNorm2d(4), {})],
 )
 def test_statistics_are_of_what_is_normalised_however_it_is_called(plain, layer, named):
     model = Calls(layer, **named).eval().requires_grad_(False)
     inputs = torch.randn(3, 4, 4, 2, generator=torch.Generator().manual_seed(0))
-    axes = (0, 1, 3) if isinstance(layer, Turned) else (0, 2, 3)
+    axes = (0, 1, 3) if isinstance(layer, (Turned, Direct)) else (0, 2, 3)
     expected = model(inputs)
 
     with BatchNormMonitor(model, plain=plain) as monitor:

@@ -340,6 +340,20 @@ def test_assumptions_are_said_aloud_and_recorded(runner, tiny_teacher, tmp_path)
     assert list(DreamSet.open(tmp_path / "d.h5").manifest.teacher.assumptions) == said
 
 
+def test_of_a_launchers_processes_one_says_what_was_assumed(
+    runner, tiny_teacher, tmp_path, monkeypatch
+):
+    path = tmp_path / "resnet8.pt"
+    torch.save(tiny_teacher.network.state_dict(), path)
+    arguments = ["synth", "--teacher", str(path), "--out", str(tmp_path / "d.h5"), "--n", "4"]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = runner.invoke(main, [*arguments, *QUICK, "--image-size", "8"])
+
+    assert result.exit_code == 0, result.output
+    assert "assumed: " not in result.stderr
+
+
 def test_class_names_come_from_a_file(synth, tmp_path):
     (tmp_path / "names").mkdir()
     names = tmp_path / "names" / "names.txt"

@@ -81,7 +81,7 @@ def gloo_threads():
 join(dist.HashStore(), Worker(index=0, count=1), torch.device("cpu"))
 import torch._dynamo  # as the first step of an optimiser does
 assert gloo_threads() > 0
-END(Group(index=0, count=2))
+END
 deadline = time.monotonic() + 10
 while gloo_threads() and time.monotonic() < deadline:
     time.sleep(0.01)  # who is joined has ended, but Linux may list it for a moment longer
@@ -90,7 +90,7 @@ assert gloo_threads() == 0, gloo_threads()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
-@pytest.mark.parametrize("end", ["leave", "abandon"])
+@pytest.mark.parametrize("end", ["leave(Group(index=0, count=2))", "abandon()"])
 def test_who_has_gone_has_no_threads_of_the_group(end: str) -> None:
     """They would meet the end of the interpreter: now and then a finished run ended in SIGABRT."""
     command = [sys.executable, "-c", JOIN_AND_GO.replace("END", end)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from dreamset_fixtures import tiny_spec
 from recover_fixtures import begin_distillation, blob_dreams, odd_network, quick_config
 from thread_group import ThreadGroup, together
@@ -19,10 +20,11 @@ from recover.journal import Journal
 from recover.parallel import follow, launched_group
 from recover.pipeline import recover_student
 from recover.preparation import prepare
-from shared.distributed import ALONE, Group
-from shared.errors import ConfigError, DreamforgeError
+from shared.distributed import ALONE, Group, join, one_voice
+from shared.errors import ConfigError, DreamforgeError, SpokenForError
 from shared.progress import Progress, ignore_progress
 from shared.teacher import Teacher
+from shared.workers import Worker
 
 # What BatchNorm, CutMix and pruning could spoil, at rates that make mistakes show.
 CHANGES: dict[str, Any] = {"mix": "cutmix", "flip": True, "weight_decay": 0.01, "ema": 0.9}
@@ -37,6 +39,21 @@ class InDouble(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs.double())
+
+
+class OwnStatistics(nn.BatchNorm2d):
+    """A class of somebody's own, which asks no function of PyTorch's to normalize."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
+        if self.training:
+            var, mean = torch.var_mean(inputs, dim=(0, 2, 3))
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, 0.1)  # type: ignore[union-attr]
+                self.running_var.lerp_(var, 0.1)  # type: ignore[union-attr]
+        return (inputs - mean.view(1, -1, 1, 1)) * torch.rsqrt(var.view(1, -1, 1, 1) + self.eps)
 
 
 def taught(run: Distillation, num_steps: int) -> Distillation:
@@ -220,6 +237,52 @@ def test_a_run_with_a_follower_is_a_run(tiny_teacher: Teacher, tmp_path: Path) -
     rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("one", "two")]
     assert rows[1] == pytest.approx(rows[0], rel=1e-3)
     assert seen[-1].stage == "judge recovered student"
+
+
+def test_who_fails_speaks_before_its_end_wakes_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    monkeypatch.setattr("shared.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+    def join_as_if_two(*arguments: Any) -> Group:
+        join(store, Worker(), torch.device("cpu"))
+        return Group(index=0, count=2)
+
+    close, spoken_for = dist.destroy_process_group, []
+
+    def close_and_wake() -> None:
+        close()
+        try:
+            with one_voice():
+                raise DreamforgeError("another process of this run ended")
+        except DreamforgeError as error:
+            spoken_for.append(isinstance(error, SpokenForError))
+
+    monkeypatch.setattr("recover.parallel.join", join_as_if_two)
+    monkeypatch.setattr(dist, "destroy_process_group", close_and_wake)
+
+    with (
+        pytest.raises(OSError, match="No space left on device"),
+        launched_group(quick_config(device="cpu")),
+    ):
+        raise OSError("No space left on device")
+
+    assert spoken_for == [True]
+    assert not dist.is_initialized()
+
+
+def test_a_layer_that_takes_statistics_of_its_own_is_refused() -> None:
+    """Each process would teach another student, whose layers remember its part alone."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), OwnStatistics(4), nn.Flatten(), nn.LazyLinear(4))
+    network(torch.zeros(2, *tiny_spec().image_shape))
+    teacher = Teacher(network=network.eval(), spec=tiny_spec())
+    config = quick_config(sparsity=0.0)
+
+    with pytest.raises(ConfigError, match=r"BatchNorm '1' .*each of 2 processes: .*one process"):
+        together(2, lambda group: taught(begin_distillation(teacher, config, group), 1))
+
+    taught(begin_distillation(teacher, config), 1)  # alone it is taught
 
 
 def test_a_batch_of_fewer_dreams_than_processes_is_refused(

@@ -306,6 +306,22 @@ def test_the_command_says_what_it_chose_and_names_the_folder_after_the_student(
     assert "repaired" not in result.stdout
 
 
+@pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False)])
+def test_of_a_launchers_processes_one_says_what_the_student_chose(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, rank: str, *, says: bool
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)  # so that it ends where the others would be met
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    result = run(runner, "--dreams", "d.h5", "--student", ANOTHER)
+
+    assert result.exit_code == 2
+    assert "MASTER_ADDR" in result.stderr
+    assert ("starts from random weights" in result.stderr) == says
+
+
 @pytest.mark.usefixtures("factories")
 def test_a_factory_without_batch_norm_is_taught_and_judged_when_named(
     runner: CliRunner, dreams: DreamSet, tmp_path: Path

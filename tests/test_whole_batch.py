@@ -19,6 +19,20 @@ class ActivatedNorm(nn.BatchNorm2d):
         return super().forward(inputs).relu()
 
 
+class DirectNorm(nn.BatchNorm2d):
+    """It calls the function below torch.nn.functional, which has another order of arguments."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return torch.batch_norm(
+            2 * inputs,
+            *(self.weight, self.bias, self.running_mean, self.running_var),
+            *(self.training, 0.2, self.eps, False),
+        )
+
+
 def network(norm: nn.Module) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -58,8 +72,9 @@ def gradients_and_buffers(
         nn.BatchNorm2d(5, momentum=None),
         nn.BatchNorm2d(5, track_running_stats=False),
         ActivatedNorm(5),
+        DirectNorm(5),
     ],
-    ids=["plain", "no scale", "cumulative", "no memory", "with activation"],
+    ids=["plain", "no scale", "cumulative", "no memory", "with activation", "direct"],
 )
 def test_parts_have_the_statistics_and_gradients_of_the_whole(
     norm: nn.Module, sizes: tuple[int, int]

@@ -1,7 +1,7 @@
 import pytest
 
 from shared.errors import ConfigError
-from shared.workers import Worker, find_worker
+from shared.workers import Worker, find_worker, speaks_for_all
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,11 @@ def test_nonsense_from_a_launcher_is_refused(monkeypatch):
 
     with pytest.raises(ConfigError, match="RANK"):
         find_worker(None)
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [(None, True), ("0", True), ("3", False)])
+def test_one_of_a_launchers_processes_speaks_for_all(monkeypatch, rank, speaks):
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "4")
+    assert speaks_for_all() == speaks
