@@ -19,9 +19,10 @@ INTRODUCTION = """\
 Written by `make docs` (`benchmarks/write_cli_docs.py`); edit the commands, not this page.
 
 Results go to stdout, everything else (progress, assumptions, warnings, errors) to stderr. `--json`
-puts one JSON object on stdout, with accuracies as fractions; `warnings` in it is what stderr
-says of assumptions and oddities. An error is one line: what was found, what was expected, what to
-do. On a terminal progress is a bar, elsewhere a line every 30 seconds.
+puts JSON on stdout, one object (`recover sweep`: a list of them), with accuracies as fractions;
+`warnings` in it is what stderr says of assumptions and oddities. An error is one line: what was
+found, what was expected, what to do. On a terminal progress is a bar, elsewhere a line every 30
+seconds.
 
 ## Exit codes
 
@@ -59,7 +60,7 @@ file, `--preset`, the default.
   ```
 
 Also heeded: `NO_COLOR` and `TERM=dumb`; `SOURCE_DATE_EPOCH`, which fixes the dates in provenance so
-that the same command writes the same bytes; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` as torchrun sets
+that the same command makes the same set and student to the byte; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` as torchrun sets
 them (`synth` makes its share of the shards, `recover sweep` of the levels).
 """
 

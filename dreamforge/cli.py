@@ -94,7 +94,7 @@ def synth(teacher: Path, out: Path, preset: str, as_json: bool, **options: Any) 
     from shared.workers import find_worker, speaks_for_all
 
     worker, local_rank = find_worker(options["worker"])
-    aloud = speaks_for_all()
+    aloud = speaks_for_all(options["worker"])
     devices = _devices(options["gpus"], options["device"], local_rank)
     device = resolve_device(devices[0] if devices else options["device"], local_rank)
     loaded = load_teacher(teacher, needs_batch_norm=True, **teacher_arguments(options))

@@ -52,8 +52,8 @@ def finish_set(out: Path, facts: RunFacts, before: Manifest | None, journal: Jou
         provenance=_provenance(facts.provenance, spent, before),
         quality=quality,
     )
-    remove_signature(out)
     write_index(out, manifest, labels, teacher=blob)
+    remove_signature(out)  # now: what was signed is there until it is replaced
     return manifest
 
 

@@ -113,8 +113,8 @@ def check_fits(index: Path) -> None:
         return
     arguments = ["check-novalidate", "-n", NAMESPACE, "-s", str(signature.resolve())]
     answer = _ssh_keygen(arguments, index.read_bytes())
-    if answer.returncode != 0:
-        reason = _last_line(answer.stderr) or _last_line(answer.stdout)
+    reason = _last_line(answer.stderr) or _last_line(answer.stdout)
+    if answer.returncode != 0 and "namespace" not in reason:  # that of another program
         raise DreamSetError(
             f"{signature}: not a signature over this index ({reason}); sign it again, or refuse "
             "the set where somebody else did"
@@ -122,17 +122,19 @@ def check_fits(index: Path) -> None:
 
 
 def remove_signature(index: Path) -> None:
-    """Remove OpenSSH's signature over an index that another one is about to replace."""
+    """Remove OpenSSH's signature over an index in whose place there is another one."""
     if _is_of_openssh(signature_path(index)):
         signature_path(index).unlink(missing_ok=True)
 
 
 def _is_of_openssh(path: Path) -> bool:
     """Tell it from what other tools call likewise, such as GnuPG."""
+    if not path.is_file():  # a pipe that somebody packed would be waited for
+        return False
     try:
         with path.open("rb") as stream:
             return stream.read(len(_HEAD)) == _HEAD
-    except OSError:  # there is none
+    except OSError:
         return False
 
 

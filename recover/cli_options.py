@@ -8,7 +8,7 @@ import click
 from recover.config import RecoverConfig
 from recover.presets import PRESETS
 from recover.settings import base_settings, remark_on_student
-from shared.cli import plain, say
+from shared.cli import say
 from shared.cli_options import (
     FILE,
     build_config,
@@ -16,6 +16,7 @@ from shared.cli_options import (
     teacher_arguments,
     teacher_options,
 )
+from shared.plain_text import plain
 from shared.workers import speaks_for_all
 
 if TYPE_CHECKING:

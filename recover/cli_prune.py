@@ -112,7 +112,7 @@ def prune(
         images = images_to_plan_by(setup, sensitivity_images)
     with progress_display() as progress:
         plan = plan_pruning(config, teacher, images, progress)
-    warn((*warnings, *plan.warnings))
+    warn(warnings := (*warnings, *plan.warnings))
     if not as_json:
         _show_plan(plan)
     if report is not None:
@@ -129,7 +129,8 @@ def prune(
                 command=command_line(),
                 **mismatch,
             )
-    record = {**plan.to_json(), "report": None if report is None else report.to_json()}
+    made = None if report is None else report.to_json()
+    record = {**plan.to_json(), "warnings": warnings, "report": made}
     emit(record, as_json=as_json, render=lambda: _show_report(report))
 
 

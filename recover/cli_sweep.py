@@ -269,6 +269,7 @@ def _dry_run(
         "seconds_per_level": plan.seconds if plan else 0.0,
         "seconds": plan.seconds * len(mine) if plan else 0.0,
         "device": plan.device if plan else None,
+        "warnings": plan.warnings if plan else [],
     }
     emit(record, as_json=as_json, render=lambda: _show_dry_run(record, plan, len(mine)))
 

@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         notes: tuple[str, ...] = ()
     elif head.startswith(_ZIP_MAGIC):
         refuse_foreign_zip(path)
-        tensors, metadata, notes = unnest(_unpickle(path, mmap=True), str(path))
+        tensors, metadata, notes = unnest(_unpickle(path, mmap=_is_text(path)), str(path))
     elif head.startswith(b"\x80"):
         tensors, metadata, notes = unnest(_unpickle(path, mmap=False), str(path))
     else:
@@ -82,11 +82,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # the library takes no names that are no text
+    if not _is_text(path):
         return safetensors.torch.load(path.read_bytes())
     return safetensors.torch.load_file(path)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8: neither library maps files of other names."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def checkpoint_from_bytes(blob: bytes, origin: str) -> Checkpoint:

@@ -12,6 +12,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from shared.errors import (
 )
 from shared.files import UnwritableError
 from shared.options_file import Setting, read_options
+from shared.plain_text import plain
 from shared.provenance import now
 from shared.signals import numpy_first, terminated_as_interrupted
 
@@ -246,16 +248,12 @@ def emit(
 
 
 def say(text: str) -> None:
-    """Print a remark to stderr: an assumption, a warning, a plan. Never interpreted as markup."""
-    click.echo(plain(text), err=True)
+    """Print a remark to stderr: an assumption, a warning, a plan. Never interpreted as markup.
 
-
-def plain(text: str) -> str:
-    """Return text with ``?`` for all but line ends that is not to be seen, or no text at all.
-
-    Names and words may come from a file: terminal escapes, directional marks, lone surrogates.
+    That a log is full, or nobody reads it any more, is no reason to end hours of work.
     """
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    with suppress(OSError):
+        click.echo(plain(text), err=True)
 
 
 def remark(kind: str, texts: Iterable[str], *, aloud: bool = True) -> list[str]:

@@ -42,7 +42,7 @@ def read_options(
             not quietly do nothing), or holds values of another type.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"--config {path}: not found, expected a TOML file") from error
     except OSError as error:
@@ -65,6 +65,8 @@ def read_options(
                     f"--config {path}: [{command}] has no option {key!r}; see {command} --help"
                 )
             where = f"--config {path}: [{command}] {key}"
+            if setting.parameter in found[command]:
+                raise ConfigError(f"{where}: found under another name, too; expected one of them")
             read = _each_as_written if setting.is_repeated else _as_written
             found[command][setting.parameter] = read(value, setting, where)
     return found
@@ -87,4 +89,6 @@ def _as_written(value: Any, setting: Setting, where: str) -> str:
         return ",".join(_as_written(item, setting, where) for item in value)
     if isinstance(value, dict):
         raise ConfigError(f"{where}: found a table, expected a value")
+    if setting.is_flag and value == "":  # which click takes for no
+        raise ConfigError(f"{where}: found nothing, expected true or false")
     return str(value)

@@ -115,9 +115,12 @@ def test_a_folder_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
     (folder / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())
 
-    found = load_checkpoint(folder / "a.safetensors")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "a.pt")
+    (folder / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes())
 
-    assert torch.equal(found.tensors["weight"], torch.ones(2))
+    for name in ("a.safetensors", "a.pt"):
+        found = load_checkpoint(folder / name)
+        assert torch.equal(found.tensors["weight"], torch.ones(2))
 
 
 def test_a_pickle_called_safetensors_is_still_read_as_what_it_is(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from shared.errors import (
     InputFileError,
 )
 from shared.files import UnwritableError
+from shared.plain_text import plain
 from shared.progress import Progress
 
 
@@ -131,6 +132,8 @@ def test_file_and_environment_name_options_as_the_flags_are(runner, tmp_path):
         ("[show]\nn = [1]", "n: found a list, expected a single value"),
         ("[show]\nraise = false", "raise: found false, expected a value"),
         ("[show]\nn = true", "n: found true, expected a value: it is no flag"),
+        ("[show]\nflip = ''", "flip: found nothing, expected true or false"),
+        ("[show]\nn = 1\nnum-images = 2", "num-images: found under another name, too"),
     ],
 )
 def test_a_config_file_that_would_not_do_what_it_says_is_refused(runner, tmp_path, text, named):
@@ -436,6 +439,19 @@ def test_what_is_no_text_or_acts_on_a_terminal_is_shown_as_question_marks(runner
     assert printed.out.count("?[2J??") == 3
     assert not set(printed.out) & set(hostile) - set("[2J\nx")
     assert path.stdout == "caf?\n", path.output
+
+
+def test_spaces_and_joined_letters_are_part_of_names():
+    name = "Mes r\u00e9seaux\u00a0x \u0645\u06cc\u200c\u3000\U0001f469\u200d"
+    assert plain(name) == name
+
+
+def test_a_log_that_takes_no_more_ends_nothing(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(click, "echo", full)
+    cli.say("a remark")
 
 
 def test_without_a_terminal_progress_is_a_line_every_half_minute(capsys):

@@ -1,14 +1,17 @@
 """Signatures over dream sets, against OpenSSH's own word."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from dreamset_fixtures import write_dream_set
 
 import dreamforge.cli
+from dreamforge.forge import synthesize
 from dreamforge.info import describe
 from dreamforge.signing import (
     NAMESPACE,
@@ -165,6 +168,26 @@ def test_a_set_in_the_place_of_a_signed_one_has_no_signature(
     assert verify(signed).fine
 
 
+def test_a_signature_stays_until_its_index_is_replaced(
+    tiny_teacher, tiny_config, tmp_path: Path, keys: Path, monkeypatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    index, cpu = tmp_path / "dreams.h5", torch.device("cpu")
+    synthesize(tiny_teacher, tiny_config, index, cpu)
+    sign(index, keys / "lab")
+    with monkeypatch.context() as patched:
+        patched.setattr("dreamforge.finish.write_index", full)
+        with pytest.raises(OSError, match="No space"):
+            synthesize(tiny_teacher, tiny_config, index, cpu, embed_teacher=True)
+    assert describe(index)["signature"] is not None
+    assert verify(index).fine
+
+    synthesize(tiny_teacher, tiny_config, index, cpu, embed_teacher=True)
+    assert describe(index)["signature"] is None
+
+
 def test_a_stale_signature_is_named_and_can_be_replaced(runner, signed: Path, keys: Path) -> None:
     write_dream_set(signed.parent, provenance={"license": "CC0-1.0"})
     result = runner.invoke(dreamforge.cli.main, ["verify", str(signed)])
@@ -182,6 +205,22 @@ def test_a_signature_of_another_tool_is_left_alone(tmp_path: Path) -> None:
     remove_signature(index)
     assert signature_path(index).is_file()
     assert verify(index).fine
+
+
+def test_a_signature_for_another_purpose_is_not_judged(tmp_path: Path, keys: Path) -> None:
+    index = write_dream_set(tmp_path)
+    command = ["ssh-keygen", "-Y", "sign", "-f", str(keys / "lab"), "-n", "file", str(index)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert signature_path(index).is_file()
+    assert verify(index).fine
+
+
+def test_a_pipe_in_the_place_of_a_signature_is_not_waited_for(tmp_path: Path) -> None:
+    index = write_dream_set(tmp_path)
+    os.mkfifo(signature_path(index))
+    assert verify(index).fine
+    remove_signature(index)
+    assert signature_path(index).is_fifo()
 
 
 def test_without_openssh_one_line_says_so(signed: Path, lab: Signer, monkeypatch) -> None:

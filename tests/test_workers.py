@@ -43,3 +43,4 @@ def test_one_of_a_launchers_processes_speaks_for_all(monkeypatch, rank, speaks):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "4")
     assert speaks_for_all() == speaks
+    assert speaks_for_all("1/2")  # which asks no launcher
