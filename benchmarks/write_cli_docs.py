@@ -60,8 +60,9 @@ file, `--preset`, the default.
   ```
 
 Also heeded: `NO_COLOR` and `TERM=dumb`; `SOURCE_DATE_EPOCH`, which fixes the dates in provenance so
-that the same command makes the same set and student to the byte; `RANK`, `WORLD_SIZE` and `LOCAL_RANK` as torchrun sets
-them (`synth` makes its share of the shards, `recover sweep` of the levels).
+that the same command makes the same set and student to the byte; `RANK`, `WORLD_SIZE` and
+`LOCAL_RANK` as torchrun sets them (`synth` makes its share of the shards, `recover sweep` of the
+levels).
 """
 
 

@@ -77,6 +77,28 @@ def test_json_is_the_only_thing_on_stdout(
     assert "distill: 6/6 steps" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--dry-run"),
+        ("sweep", "--sparsity", "0.5,0.8", "--dry-run"),
+        ("prune", "--sparsity", "0.5"),
+        ("prune", "--sparsity", "0.5", "--dry-run"),
+    ],
+)
+def test_json_has_the_warnings_of_stderr(
+    runner: CliRunner, index: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    name, *options = command
+    where = ["--dreams", str(index), "--out", str(tmp_path / "o"), "--device", "cpu", "--json"]
+    result = runner.invoke(main, [name, *where, *options])
+
+    assert result.exit_code == 0, result.stderr
+    said = re.findall(r"recover: warning: (.*)", result.stderr)
+    assert any("only 12 dreams are held out" in text for text in said)
+    assert json.loads(result.stdout)["warnings"] == said
+
+
 def test_explicit_flags_beat_the_preset(runner: CliRunner, index: Path, tmp_path: Path) -> None:
     result = run(
         runner,
