@@ -6,17 +6,16 @@ a pipe: progress, then its result or what went wrong. When this process is gone,
 and the child ends: nobody is left computing unseen.
 """
 
-import contextlib
 import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -26,6 +25,7 @@ from dreamforge.plan import plan_shards
 from shared.device import describe_device, resolve_device
 from shared.errors import DreamforgeError, OutOfMemoryError, is_out_of_memory
 from shared.progress import Progress, ProgressCallback, ignore_progress
+from shared.signals import handling, interrupt
 from shared.teacher import load_teacher
 from shared.workers import Worker
 
@@ -111,7 +111,8 @@ def synthesize_on(
     started = time.monotonic()
     children: dict[int, _Child] = {}
     try:
-        with _ignoring_interrupts():
+        # Children start deaf to Ctrl-C, which a terminal sends to all: this process tells them.
+        with handling(signal.SIGINT, signal.SIG_IGN):
             for number in range(len(devices)):
                 children[number] = _start(number, devices, job, worker or Worker())
         _follow(list(children.values()), progress)
@@ -214,7 +215,7 @@ def _failure(children: Sequence[_Child]) -> DreamforgeError:
 
 def _work(job: Job, worker: Worker, device: str, num_threads: int, connection: Connection) -> None:
     """Be one child: make a share, tell the parent how it goes and how it ended."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     torch.set_num_threads(num_threads)
     try:
         connection.send(_make_share(job, worker, device, connection))
@@ -252,21 +253,3 @@ def _as_message(error: Exception) -> DreamforgeError:
         reason = error.strerror or str(error)
         return DreamforgeError(f"{error.filename}: {reason}" if error.filename else reason)
     raise error
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Let children start deaf to Ctrl-C, which a terminal sends to all: this process tells them."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: a program that calls us owns its signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -5,26 +5,32 @@ import importlib
 import signal
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM (a scheduler's preemption) like Ctrl-C: clean up, say how to resume."""
-
-    def interrupt(signum: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def handling(signum: int, handler: "signal._HANDLER") -> Iterator[None]:
+    """Handle a signal so within the block; where Python lets nobody handle any, do nothing."""
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        before = signal.signal(signum, handler)
     except ValueError:  # not the main thread: a program that calls us owns its signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signum, before)
+
+
+def terminated_as_interrupted() -> AbstractContextManager[None]:
+    """Treat SIGTERM (a scheduler's preemption) like Ctrl-C: clean up, say how to resume."""
+    return handling(signal.SIGTERM, interrupt)
+
+
+def interrupt(signum: int, frame: types.FrameType | None) -> NoReturn:
+    """Handle a signal as Ctrl-C is handled."""
+    raise KeyboardInterrupt
 
 
 def numpy_first(callback: Callable[..., Any]) -> Callable[..., Any]:
