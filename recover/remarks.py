@@ -46,8 +46,9 @@ def never_pruned(layers: Sequence[str]) -> list[str]:
     named = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
     return [
         f"never pruned, since their weights are computed from other tensors (weight_norm, "
-        f"spectral_norm): {named}; where that should be, save the network without it "
-        "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)"
+        f"spectral_norm, torch.nn.utils.prune): {named}; where that should be, take the network "
+        "without it (torch.nn.utils.parametrize.remove_parametrizations, "
+        "torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove)"
     ]
 
 

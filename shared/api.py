@@ -15,7 +15,9 @@ from shared.at_hand import teacher_at_hand
 from shared.cli_options import read_class_names
 from shared.cli_progress import progress_display
 from shared.config import AUTO, Option, flag_of, kind_of, options_of
+from shared.device import usual_devices
 from shared.errors import ConfigError
+from shared.process_wide import ProcessWide
 from shared.progress import ProgressCallback, ignore_progress
 from shared.spec import TeacherSpec
 from shared.teacher import Teacher, load_teacher
@@ -23,6 +25,7 @@ from shared.teacher import Teacher, load_teacher
 TeacherSource = nn.Module | Path | str
 FACTS = ("arch", "image_size", "mean", "std", "class_names", "answers")
 _OF_COMMANDS = ("budget", "dry_run", "gpus", "processes", "worker", "json", "config")
+_FLOAT32 = ProcessWide(torch.get_default_dtype, torch.set_default_dtype, torch.float32)
 _ALIKE = 0.75  # how much of a misspelt name is right: less is another name
 
 
@@ -106,14 +109,12 @@ def opened_teacher(
 
 @contextmanager
 def usual_state() -> Iterator[None]:
-    """Compute as in a fresh process: with gradients and in float32, whatever the caller has set."""
-    dtype = torch.get_default_dtype()
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+    """Compute as in a fresh process: with gradients and in float32, whatever the caller has set.
+
+    Neither does an autocast or a default device of the caller's count.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad(), usual_devices(), _FLOAT32.held():
+        yield
 
 
 def as_path(name: str, value: Any, expected: str = "a path") -> Path:

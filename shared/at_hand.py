@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from shared.answers import plain_answers
@@ -87,14 +88,34 @@ def plain_copy(network: nn.Module) -> nn.Module:
             f"{class_name(network)}: found TorchScript, expected an nn.Module of Python; pass the "
             "network that was scripted"
         )
+    if any(is_lazy(each) for each in (*plain.parameters(), *plain.buffers())):
+        raise ConfigError(
+            f"{class_name(network)}: found layers without weights yet (nn.Lazy...), expected a "
+            "trained network; load its weights, or give it one batch first"
+        )
     try:
-        return copy.deepcopy(plain).cpu().float().eval()
+        return copy.deepcopy(plain, _detached(plain)).cpu().float().eval()
     except Exception as error:  # whatever hangs on somebody's module
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(
             f"{class_name(network)}: cannot be copied ({type(error).__name__}: {reason}); pass the "
             "network alone, without what trains it"
         ) from error
+
+
+def _detached(network: nn.Module) -> dict[int, Any]:
+    """Return copies, by id, of the tensors that remember what they were computed from.
+
+    ``copy.deepcopy`` refuses those, and takes these. The hooks of torch.nn.utils.prune and of the
+    old weight_norm and spectral_norm leave one in a layer's attribute after each forward.
+    """
+    copies: dict[int, Any] = {}
+    for layer in network.modules():
+        for tensor in tensors_in(vars(layer)):
+            # A view of a parameter follows it, and a copy of the view would not.
+            if not tensor.is_leaf and not tensor._is_view():
+                copies[id(tensor)] = copy.deepcopy(tensor.detach(), copies)
+    return copies
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:

@@ -9,15 +9,22 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from shared.errors import ConfigError
+from shared.process_wide import ProcessWide
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BLOCK_BYTES, KEPT_TOTAL_BYTES = 2**30, 2**31 - 1
+KINDS = ("cpu", "cuda")
+_DETERMINISTIC = ProcessWide(
+    lambda: torch.backends.cudnn.deterministic,
+    lambda value: setattr(torch.backends.cudnn, "deterministic", value),
+    needed=True,
+)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,7 +47,7 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
         raise ConfigError(
             f"--device {name}: not a device; use auto, cpu, cuda or cuda:N"
         ) from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in KINDS:
         raise ConfigError(f"--device {name}: only cpu and cuda are supported")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
@@ -116,14 +123,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def reproducible_convolutions() -> Iterator[None]:
-    """Use only kernels that give the same bits each time; of weight gradients, not all do."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
+def usual_devices() -> Iterator[None]:
+    """Run the block as if nobody had begun an autocast or chosen a default device around it."""
+    with ExitStack() as stack:
+        if _is_in_autocast():
+            # What autocast has cast it keeps until the outermost block ends, which is not ours:
+            # every step of ours would compute with the weights of the first.
+            for kind in KINDS:
+                stack.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
+        # Where it is the CPU anyway, to say so would slow down every call of PyTorch.
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
         yield
-    finally:
-        torch.backends.cudnn.deterministic = before
+
+
+def reproducible_convolutions() -> AbstractContextManager[None]:
+    """Use only kernels that give the same bits each time; of weight gradients, not all do."""
+    return _DETERMINISTIC.held()
 
 
 def collective_backend(device: torch.device, num_processes: int) -> str:
@@ -183,6 +199,13 @@ def peak_num_bytes(device: torch.device) -> int:
     import resource  # not on every platform that has a CPU
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _is_in_autocast() -> bool:
+    """Return whether a block of autocast is around this one, be it one that switches it off."""
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return depth > 1
 
 
 def _keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,8 @@ FIELDS: tuple[tuple[str, torch.dtype, int], ...] = (
 
 def concatenate(batches: list[DreamBatch]) -> DreamBatch:
     """Return the rows of all batches, in order."""
+    # By NumPy: torch.cat refuses float16 on the CPU where a training loop has begun an autocast.
+    parts = {name: [getattr(batch, name).numpy() for batch in batches] for name, _, _ in FIELDS}
     return DreamBatch(
-        **{name: torch.cat([getattr(batch, name) for batch in batches]) for name, _, _ in FIELDS}
+        **{name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in parts.items()}
     )

@@ -125,7 +125,10 @@ class DreamSet:
         return concatenate(parts) if len(parts) > 1 else parts[0]
 
     def select(self, rows: Tensor) -> DreamBatch:
-        """Return the given rows, int64 ``(n,)``, in that order. Each shard is visited once."""
+        """Return the given rows, int64 ``(n,)`` on any device, in that order, on the CPU.
+
+        Each shard is visited once.
+        """
         groups = self._by_shard(rows)
         parts = [self._shard(number).select(local) for number, _, local in groups]
         order = torch.cat([places for _, places, _ in groups])
@@ -138,7 +141,7 @@ class DreamSet:
         read then: see :class:`~shared.kept.KeptImages` and ``keep_limit_bytes``.
 
         Args:
-            rows: int64 ``(n,)``, at least one, in any order, repeated or not.
+            rows: int64 ``(n,)`` on any device, at least one, in any order, repeated or not.
             keep: Whether these rows count; False for a caller that keeps what it gets.
 
         Raises:
@@ -146,7 +149,7 @@ class DreamSet:
             IndexError: If there are no such rows.
         """
         if (whole := self._kept.whole) is not None and len(rows):
-            return gather_rows(whole, rows)
+            return gather_rows(whole, rows.cpu())
         groups = self._by_shard(rows)
         parts = (self._images_of(number, local, keep=keep) for number, _, local in groups)
         if len(groups) == 1:
@@ -265,7 +268,7 @@ class DreamSet:
 
         Places ascend, so that a single shard's rows are in the order of ``rows``.
         """
-        wanted = rows.numpy()
+        wanted = rows.cpu().numpy()
         if len(wanted) == 0 or wanted.min() < 0 or wanted.max() >= self.num_images:
             raise IndexError(f"no rows, or rows outside 0 to {self.num_images - 1}")
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1

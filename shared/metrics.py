@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from shared.device import to_device
 from shared.errors import CheckpointError
 from shared.images import to_pixels
+from shared.process_wide import ProcessWide
 from shared.spec import TeacherSpec
 
 _PIXELS_PER_BATCH = 2**24  # times channels; about a gigabyte of activations in a ResNet
 _MAX_BATCH = 1024
+_CONVOLUTION: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+_IEEE = ProcessWide(
+    lambda: _CONVOLUTION.fp32_precision,
+    lambda value: setattr(_CONVOLUTION, "fp32_precision", value),
+    needed="ieee",
+)
 
 
 def predict(
@@ -181,10 +188,5 @@ def full_precision(device: torch.device) -> Iterator[None]:
         if device.type == "cpu":  # the switch below is of the whole process, threads and all
             yield
             return
-        convolution: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-        before = convolution.fp32_precision
-        convolution.fp32_precision = "ieee"
-        try:
+        with _IEEE.held():
             yield
-        finally:
-            convolution.fp32_precision = before

@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torchvision import models
 
 import dreamforge
 import recover
 from recover.config import RecoverConfig
 from recover.lesson import Lesson
-from shared.at_hand import student_of, teacher_at_hand
+from shared.at_hand import plain_copy, student_of, teacher_at_hand
 from shared.errors import CheckpointError, ConfigError, IncompatibleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::shared.api.AssumptionWarning")
@@ -201,6 +202,12 @@ class Closing(Net):
         return super().forward(inputs) + self.joined().sum()  # type: ignore[no-any-return]
 
 
+class Lazy(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.LazyLinear(4)
+
+
 def with_a_scripted_part() -> nn.Module:
     network = Net()
     with warnings.catch_warnings():
@@ -222,6 +229,7 @@ def with_a_scripted_part() -> nn.Module:
         (with_a_scripted_part, CheckpointError, "'head.1' is TorchScript"),
         (TwoInputs, ConfigError, r"takes 2 inputs \(inputs, more\), expected the images alone"),
         (TwoHeads, ConfigError, "let its forward return the one to invert"),
+        (Lazy, ConfigError, "give it one batch first"),
         (Detached, ConfigError, "let its forward return those"),
         (Functional, CheckpointError, "no BatchNorm layer, .* use nn.BatchNorm2d"),
     ],
@@ -278,3 +286,40 @@ def test_images_without_values_are_refused(tmp_path: Path) -> None:
     for real in ((images.to("meta"), labels), (images, labels.to("meta"))):
         with pytest.raises(IncompatibleError, match="on the device meta"):
             recover.run(dreams, teacher=network, out=tmp_path / "s", eval_data=real, **QUICK)
+
+
+def pruned() -> nn.Module:
+    network = Net()
+    prune.l1_unstructured(network.convolution, "weight", 0.5)
+    return network
+
+
+def weight_normed() -> nn.Module:
+    network = Net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and there
+        nn.utils.weight_norm(network.convolution)
+    return network
+
+
+@pytest.mark.parametrize("make", [pruned, weight_normed])
+def test_weights_that_a_forward_has_computed_do_not_keep_a_network_from_being_copied(
+    make: Callable[[], nn.Module],
+) -> None:
+    network = trained(make)  # with gradients: the layer's weight remembers what it is made of
+    images = torch.randn(2, 3, 8, 8)
+    weight = network.convolution.weight
+    with teacher_at_hand(network, image_size=8, mean=(0.5,), std=(0.25,)) as teacher:
+        with torch.no_grad():
+            assert torch.equal(teacher.network(images), network(images))
+        back = student_of(network, teacher.network.state_dict())
+    assert torch.equal(back(images), network(images))
+    assert weight.grad_fn is not None  # which is left as it is
+
+
+def test_a_view_that_follows_a_weight_keeps_a_network_from_being_copied() -> None:
+    """Its copy would not follow the copied weight: nothing that prunes that had an effect."""
+    network = Net()
+    network.turned = network.head.weight.t()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="cannot be copied"):
+        plain_copy(network)
