@@ -33,7 +33,7 @@ from shared.files import UnwritableError
 from shared.options_file import Setting, read_options
 from shared.plain_text import plain
 from shared.provenance import now
-from shared.signals import numpy_first, terminated_as_interrupted
+from shared.signals import interruptible, numpy_first
 
 _NO_TERMINAL = 1000  # columns
 
@@ -87,7 +87,7 @@ class Tool(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text
             sys.stdout.reconfigure(errors="replace")
         try:
-            with terminated_as_interrupted(), warnings.catch_warnings():
+            with interruptible(), warnings.catch_warnings():
                 # Of large or odd images it tells the lines of its own code.
                 warnings.filterwarnings("ignore", module="PIL")
                 return super().invoke(ctx)

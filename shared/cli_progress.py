@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 
 from shared.cli import say
 from shared.progress import Progress, ProgressCallback
+from shared.signals import raise_lost
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -38,6 +39,7 @@ def progress_display() -> Iterator[ProgressCallback]:
     tasks: dict[str, Any] = {}
 
     def show(report: Progress) -> None:
+        raise_lost()
         if report.stage not in tasks:
             tasks[report.stage] = bars.add_task(report.stage, total=report.total, done="", facts="")
         bars.update(
@@ -58,6 +60,7 @@ def _line_printer(clock: Callable[[], float]) -> ProgressCallback:
     printed: dict[str, float] = {}
 
     def show(report: Progress) -> None:
+        raise_lost()
         now = clock()
         started, done_before = begun.setdefault(report.stage, (now, report.done))
         finished = report.done >= report.total

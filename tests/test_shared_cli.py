@@ -24,6 +24,7 @@ from shared.errors import (
 from shared.files import UnwritableError
 from shared.plain_text import plain
 from shared.progress import Progress
+from shared.signals import interruptible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +232,24 @@ main(["synth", "--teacher", "missing.pt"], prog_name="dreamforge")
 
     assert "missing.pt: " not in done.stderr
     assert "dreamforge: error: interrupted; " in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_python_drops_is_heard_at_the_next_report(number):
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            sum(range(100))  # the signal is handled before this object is gone
+
+    report, before = Progress(stage="work", done=1, total=2, unit="steps"), signal.getsignal(number)
+    with interruptible(), cli_progress.progress_display() as show:
+        show(report)
+        Finalized()
+        with pytest.raises(KeyboardInterrupt):
+            show(report)
+        show(report)  # it was heard
+    assert signal.getsignal(number) is before
 
 
 def test_an_unknown_error_is_a_bug_and_shows_its_traceback(runner):
