@@ -204,10 +204,10 @@ def import_(
     with goes_on(out):
         from dreamforge.import_images import import_images
 
-        loaded, facts = _answering(teacher, licence, options)
+        loaded, facts, said = _answering(teacher, licence, options)
         with progress_display() as progress:
             manifest = import_images(folder, loaded, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
+    _emit_set(out, manifest, as_json=as_json, said=said)
 
 
 @click.command()
@@ -254,23 +254,23 @@ def draw(
     with goes_on(out):
         from dreamforge.drawings import draw as draw_set
 
-        loaded, facts = _answering(teacher, licence, options)
+        loaded, facts, said = _answering(teacher, licence, options)
         with progress_display() as progress:
             manifest = draw_set(loaded, num_images, out, facts=facts, progress=progress, **options)
-    _emit_set(out, manifest, as_json=as_json, said=loaded.spec.assumptions)
+    _emit_set(out, manifest, as_json=as_json, said=said)
 
 
-def _answering(path: Path, licence: str, options: dict[str, Any]) -> tuple["Teacher", Any]:
-    """Take what is of the teacher out of a command's options; return it, and the provenance."""
+def _answering(path: Path, licence: str, given: dict[str, Any]) -> tuple["Teacher", Any, list[str]]:
+    """Take the teacher out of a command's options; return it, the provenance, what is assumed."""
     from shared.device import resolve_device
     from shared.manifest import printable
     from shared.teacher import load_teacher
 
-    device = options.pop("device")
+    device = given.pop("device")
     names = ("arch", "image_size", "mean", "std", "class_names", "answers")
-    loaded = load_teacher(path, **teacher_arguments({name: options.pop(name) for name in names}))
-    remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
-    return loaded.to(resolve_device(device)), {**_facts(device), "license": licence}
+    loaded = load_teacher(path, **teacher_arguments({name: given.pop(name) for name in names}))
+    said = remark("assumed", (printable(text, 200) for text in loaded.spec.assumptions))
+    return loaded.to(resolve_device(device)), {**_facts(device), "license": licence}, said
 
 
 CONVERSIONS = (merge, filter_, pack, unpack, export, import_, draw)

@@ -130,7 +130,7 @@ def synthesize(
                 refuse_other_runs(out, shards, attributes)
     made_all = len(known) == len(shards) and len(mine) == len(missing)
     complete = made_all or _all_there(shards, attributes)
-    if num_made and not complete and not shares_overwriting:
+    if num_made > 1 and not complete and not shares_overwriting:
         refuse_other_runs(out, shards, attributes)
     quality: dict[str, float] = {}
     if complete:

@@ -4,13 +4,13 @@ No hooks, no extra buffers, no renamed parameters (unlike ``torch.nn.utils.prune
 stays the dense one, with zeros in it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from shared.distributed import digest_of
 from shared.magnitude import highest, prunable_weights
 from shared.magnitude import num_weights_kept as num_weights_kept  # others look for it here
 from shared.optimizers import Optimizer
@@ -88,10 +88,7 @@ class Masks:
 
     def digest(self) -> int:
         """Return 63 bits that differ, but by chance, where any mask does."""
-        state = hashlib.blake2b(digest_size=8)
-        for mask in self.kept.values():
-            state.update(mask.contiguous().cpu().numpy().tobytes())
-        return int.from_bytes(state.digest(), "little") >> 1
+        return digest_of(mask.cpu().numpy().tobytes() for mask in self.kept.values())
 
     def layers(self) -> list[LayerCount]:
         """Return one line per weight, in the order of the network."""

@@ -6,7 +6,6 @@ is a dense network, for any runtime.
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from recover.config import RecoverConfig
 from recover.coupling import Axis, coupled_channels
 from recover.cut import Cut
 from recover.worth import LEAST_SHARE, Positions, highest, rounded, unit_scores, worth_most
+from shared.distributed import digest_of
 from shared.errors import ConfigError, IncompatibleError
 from shared.seeding import generator
 
@@ -203,8 +203,7 @@ class Slimming:
 
     def digest(self) -> int:
         """Return 63 bits that differ, but by chance, where other channels are left."""
-        kept = b"".join(units.tobytes() for units in self.kept)
-        return int.from_bytes(hashlib.blake2b(kept, digest_size=8).digest(), "little") >> 1
+        return digest_of(units.tobytes() for units in self.kept)
 
     def _are_of(self, network: nn.Module) -> bool:
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -6,8 +6,7 @@ take the statistics of their input are answered by one autograd function. So mod
 from BatchNorm keep whatever else they do. Those that take statistics otherwise are refused.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from shared.distributed import Group
+from shared.distributed import Group, digest_of
 from shared.errors import ConfigError
 from shared.normalizing import batch_norm_arguments
 from shared.teacher import batch_norms
@@ -47,7 +46,7 @@ def require_whole_batch(network: nn.Module, group: Group) -> None:
     if group.count == 1:
         return
     for name, norm in batch_norms(network).items():
-        if not group.agree(_digest(norm)):
+        if not group.agree(digest_of(_remembered(norm))):
             raise ConfigError(
                 f"BatchNorm {name!r} of the student saw another batch in each of {group.count} "
                 "processes: its class takes statistics without F.batch_norm or torch.batch_norm; "
@@ -95,13 +94,10 @@ def _batch_norm(
     return outputs
 
 
-def _digest(norm: nn.Module) -> int:
-    """Return 63 bits that differ, but by chance, where what a BatchNorm remembers does."""
-    state = hashlib.blake2b(digest_size=8)
+def _remembered(norm: nn.Module) -> Iterator[bytes]:
     for values in (norm.running_mean, norm.running_var):
         assert isinstance(values, Tensor)
-        state.update(values.double().cpu().numpy().tobytes())  # bfloat16 is none of NumPy's
-    return int.from_bytes(state.digest(), "little") >> 1
+        yield values.double().cpu().numpy().tobytes()  # bfloat16 is none of NumPy's
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UnwritableError: If the file cannot be made there, or a device or pipe has that name, which
             a file would replace.
     """
-    refuse_device(path)
+    _refuse_device(path)
     temporary = temporary_of(path)
     try:
         with naming(path, temporary):
@@ -83,7 +83,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-def refuse_device(path: Path) -> None:
+def _refuse_device(path: Path) -> None:
     """Raise UnwritableError where ``path`` is a device or a pipe, or a name among the devices."""
     is_special = path.exists() and not (path.is_file() or path.is_dir())
     if is_special or path.parent.resolve() == _DEVICES:  # /dev/stdout may lead to a file

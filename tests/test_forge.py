@@ -116,23 +116,30 @@ def test_other_arguments_are_refused_by_name(tiny_teacher, tiny_config, tmp_path
     assert digests(tmp_path) == before
 
 
+@pytest.mark.parametrize("num_before", [0, 1])
 def test_a_worker_that_began_beside_others_of_other_arguments_stops(
-    tiny_teacher, tiny_config, tmp_path, monkeypatch
+    tiny_teacher, tiny_config, tmp_path, monkeypatch, num_before
 ):
     out = tmp_path / "dreams.h5"
-    other = dataclasses.replace(tiny_config, steps=7)
-    looked = forge._look
+    mine = dataclasses.replace(tiny_config, num_images=40)
+    other, second = dataclasses.replace(mine, steps=7), Worker(index=1, count=3)
+    make, num_made = forge._make_shard, 0
 
-    def look_first(*arguments, **options):
-        found = looked(*arguments, **options)
-        monkeypatch.setattr(forge, "_look", looked)
-        synthesize(tiny_teacher, other, out, CPU, worker=Worker(index=1, count=2))
-        return found
+    def make_beside(*arguments):
+        nonlocal num_made
+        if num_made == num_before:  # another one of three looked at the folder when this one did
+            with monkeypatch.context() as alone:
+                alone.setattr(forge, "_make_shard", make)
+                synthesize(tiny_teacher, other, tmp_path / "other" / out.name, CPU, worker=second)
+            for shard in (tmp_path / "other").glob("*-of-*.h5"):
+                shard.rename(tmp_path / shard.name)
+        num_made += 1
+        return make(*arguments)
 
-    monkeypatch.setattr(forge, "_look", look_first)
+    monkeypatch.setattr(forge, "_make_shard", make_beside)
     with pytest.raises(IncompatibleError, match="steps was 7, now 6"):
-        synthesize(tiny_teacher, tiny_config, out, CPU, worker=Worker(index=0, count=2))
-    assert len(list(tmp_path.glob("*-of-00003.h5"))) == 2  # of its two shards it made one
+        synthesize(tiny_teacher, mine, out, CPU, worker=Worker(index=0, count=3))
+    assert num_made == num_before + 1  # of its two shards
 
 
 def test_another_teacher_is_refused(tiny_teacher, tiny_config, tmp_path):
